@@ -1,0 +1,3 @@
+//! pillarbox.
+
+fn main() {}
