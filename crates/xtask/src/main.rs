@@ -1,3 +1,46 @@
-//! xtask.
+//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | bench`.
+//!
+//! Must never be needed to build or use the product, and must never change a file of the tree (except results of
+//! `bench`).
 
-fn main() {}
+mod ci;
+mod start_bench;
+mod tidy;
+mod tree;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Automation of this repository")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Everything that must hold before a commit is shared: fmt, clippy, tidy, test, docs
+    Ci(ci::Options),
+    /// Hold the house style against the tree
+    Tidy,
+    /// Measure the release binary against real servers
+    Bench(start_bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Ci(options) => ci::run(&options),
+        Command::Tidy => tidy::run(),
+        Command::Bench(arguments) => start_bench::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The tree is the pipeline: which stage may import which, which files must not know the outside world, and which
+//! crate may depend on which.
+//!
+//! ```text
+//! source <- decode <- outbox <- route <- batch <- sink <- pipeline      position, error, config: for everybody
+//! wire <- kafka <- relay <- pillarbox        lab: for pillarbox, for the bench and for tests
+//! ```
+//! Must never allow an edge backwards: the one way back is a value.
+
+use super::Finding;
+use super::source::{Rust, Source};
+
+/// Where the stages live.
+const STAGES_ROOT: &str = "crates/pillarbox-relay/src/";
+/// The stages in the order of an event's life; a stage imports only what stands before it.
+const STAGES: [&str; 7] = ["source", "decode", "outbox", "route", "batch", "sink", "pipeline"];
+/// Imports no stage, and every stage may import it: positions are values.
+const POSITION: &str = "position";
+
+/// Where decisions are made: no socket, no clock, no environment, no file, no thread.
+const PURE: [&str; 9] = [
+    "crates/pillarbox-wire/src/",
+    "crates/pillarbox-relay/src/decode",
+    "crates/pillarbox-relay/src/outbox",
+    "crates/pillarbox-relay/src/route",
+    "crates/pillarbox-relay/src/batch",
+    "crates/pillarbox-relay/src/position",
+    "crates/pillarbox-relay/src/pipeline/state",
+    "crates/pillarbox-relay/src/pipeline/pace",
+    "crates/pillarbox-relay/src/pipeline/intake",
+];
+/// What pure code does not mention.
+const OUTSIDE: [&str; 8] = [
+    "tokio ::",
+    "std :: net",
+    "std :: env",
+    "std :: fs",
+    "std :: thread",
+    "Instant :: now",
+    "SystemTime",
+    "rustix ::",
+];
+
+/// What each crate may depend on besides what the registry offers, and what it must not take from there.
+const CRATES: [(&str, &[&str], &[&str]); 5] = [
+    ("pillarbox-wire", &[], &["tokio", "anyhow", "rdkafka"]),
+    ("pillarbox-kafka", &["pillarbox-wire"], &["anyhow", "rdkafka"]),
+    ("pillarbox-relay", &["pillarbox-wire", "pillarbox-kafka"], &["anyhow", "rdkafka"]),
+    ("pillarbox-lab", &["pillarbox-wire"], &["anyhow"]),
+    ("pillarbox", &["pillarbox-wire", "pillarbox-kafka", "pillarbox-relay", "pillarbox-lab"], &["rdkafka"]),
+];
+
+pub(super) fn check(source: &Source) -> Vec<Finding> {
+    let mut findings = manifest(source);
+    if let Some(rust) = source.rust() {
+        findings.extend(stage_imports(source, rust));
+        findings.extend(purity(source, rust));
+    }
+    findings
+}
+
+fn stage_imports(source: &Source, rust: &Rust) -> Vec<Finding> {
+    let Some(inside) = source.path.strip_prefix(STAGES_ROOT) else { return Vec::new() };
+    let parts: Vec<&str> = inside.trim_end_matches(".rs").split('/').filter(|part| *part != "mod").collect();
+    let own = parts[0];
+    let allowed: &[&str] = match STAGES.iter().position(|stage| *stage == own) {
+        Some(index) => &STAGES[..=index],
+        None if own == POSITION => &[],
+        None => return Vec::new(),
+    };
+    let mut imports = imports(rust, parts.len());
+    imports.retain(|(name, line)| {
+        STAGES.contains(&name.as_str()) && !allowed.contains(&name.as_str()) && !rust.is_test(*line)
+    });
+    imports
+        .into_iter()
+        .map(|(name, line)| {
+            Finding::new(&source.path, line, format!("`{own}` imports `{name}`, which comes later"))
+        })
+        .collect()
+}
+
+/// Modules of the crate's root that a file names, by `crate::` or by as many `super::` as it lies deep.
+fn imports(rust: &Rust, depth: usize) -> Vec<(String, usize)> {
+    let supers = vec!["super ::"; depth].join(" ");
+    let mut names = Vec::new();
+    for prefix in ["crate ::", supers.as_str()] {
+        for index in rust.find(prefix) {
+            names.extend(names_after(rust, index + prefix.split(' ').count()));
+        }
+    }
+    names
+}
+
+/// The name at an index, or all first names of a `{ .. }` list that starts there.
+fn names_after(rust: &Rust, index: usize) -> Vec<(String, usize)> {
+    let tokens = &rust.tokens[index.min(rust.tokens.len())..];
+    let Some(first) = tokens.first() else { return Vec::new() };
+    if first.text != "{" {
+        return vec![(first.text.clone(), first.line)];
+    }
+    let (mut depth, mut names) = (0, Vec::new());
+    for pair in tokens.windows(2) {
+        match pair[0].text.as_str() {
+            "{" => depth += 1,
+            "}" => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+        if depth == 1 && matches!(pair[0].text.as_str(), "{" | ",") {
+            names.push((pair[1].text.clone(), pair[1].line));
+        }
+    }
+    names
+}
+
+fn purity(source: &Source, rust: &Rust) -> Vec<Finding> {
+    if !PURE.iter().any(|root| lies_in(&source.path, root)) {
+        return Vec::new();
+    }
+    let hits = OUTSIDE.iter().flat_map(|word| rust.find(word).into_iter().map(move |index| (word, index)));
+    hits.map(|(word, index)| (word.replace(' ', ""), rust.tokens[index].line))
+        .filter(|(_, line)| !rust.is_test(*line))
+        .map(|(word, line)| {
+            Finding::new(&source.path, line, format!("pure code mentions `{word}`: take it as an input"))
+        })
+        .collect()
+}
+
+/// A root that ends in `/` covers all below it; `decode` covers `decode.rs` and `decode/..`, not `decoder.rs`.
+fn lies_in(path: &str, root: &str) -> bool {
+    path.strip_prefix(root).is_some_and(|rest| root.ends_with('/') || rest == ".rs" || rest.starts_with('/'))
+}
+
+/// Dependencies of a crate of ours. Tests may use what they like: only `[dependencies]` counts.
+fn manifest(source: &Source) -> Vec<Finding> {
+    let name = source.path.strip_prefix("crates/").and_then(|path| path.strip_suffix("/Cargo.toml"));
+    let Some((_, ours, never)) = CRATES.iter().find(|(krate, ..)| Some(*krate) == name) else {
+        return Vec::new();
+    };
+    let mut section = "";
+    let mut findings = Vec::new();
+    for (index, line) in source.text.lines().enumerate() {
+        if line.starts_with('[') {
+            section = line.trim();
+        }
+        let dependency = line.split(['.', '=', ' ']).next().unwrap_or_default();
+        let other = dependency.starts_with("pillarbox") && !ours.contains(&dependency);
+        let optional = line.contains("optional = true");
+        if section == "[dependencies]" && (other || never.contains(&dependency)) && !optional {
+            findings.push(Finding::new(
+                &source.path,
+                index + 1,
+                format!("must not depend on `{dependency}`"),
+            ));
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(path: &str, text: &str) -> Vec<String> {
+        let source = Source::new(path, text.into());
+        assert!(source.rust.as_ref().is_none_or(Result::is_ok), "{text}");
+        check(&source).into_iter().map(|finding| finding.message).collect()
+    }
+
+    fn relay(path: &str) -> String {
+        format!("{STAGES_ROOT}{path}")
+    }
+
+    #[test]
+    fn an_import_against_the_flow_is_found() {
+        let cases = [
+            ("decode/mod.rs", "use crate::outbox::Event;", "`decode` imports `outbox`"),
+            ("decode.rs", "use crate::{config::Config, sink::Sink};", "`decode` imports `sink`"),
+            ("decode.rs", "use crate::{config::{A, B}, route};", "`decode` imports `route`"),
+            ("batch/set.rs", "fn f() -> crate::pipeline::State { g() }", "`batch` imports `pipeline`"),
+            ("source/mod.rs", "use super::decode::Change;", "`source` imports `decode`"),
+            ("source/link.rs", "use super::super::decode::Change;", "`source` imports `decode`"),
+            ("position/mod.rs", "use crate::source::Frame;", "`position` imports `source`"),
+        ];
+        for (path, text, expected) in cases {
+            let found = found(&relay(path), text);
+            assert!(found.len() == 1 && found[0].contains(expected), "{path} {text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn an_import_along_the_flow_is_not() {
+        let cases = [
+            ("sink/mod.rs", "use crate::{batch::Set, position::Position, error::Fault, config::Config};"),
+            ("sink/mod.rs", "use crate::sink::lane::Lane;"),
+            ("source/link.rs", "use super::decode::Header;"),
+            ("pipeline/run.rs", "use crate::source::Frame; use crate::sink::Sink;"),
+            ("decode.rs", "#[cfg(test)]\nmod tests {\n    use crate::sink::Sink;\n}"),
+            ("setup.rs", "use crate::sink::Sink;"),
+        ];
+        for (path, text) in cases {
+            assert_eq!(found(&relay(path), text), Vec::<String>::new(), "{path} {text}");
+        }
+    }
+
+    #[test]
+    fn the_outside_world_in_pure_code_is_found() {
+        let cases = [
+            ("decode/mod.rs", "use tokio::sync::watch;", "`tokio::`"),
+            ("route.rs", "fn f() { std::env::var(\"A\"); }", "`std::env`"),
+            ("position/confirm.rs", "use std::net::TcpStream;", "`std::net`"),
+            ("pipeline/pace.rs", "fn f() { Instant::now(); }", "`Instant::now`"),
+            ("pipeline/state.rs", "use std::time::SystemTime;", "`SystemTime`"),
+            ("pipeline/intake.rs", "fn f() { std::thread::yield_now(); }", "`std::thread`"),
+            ("outbox/table.rs", "fn f() { std::fs::read(p); }", "`std::fs`"),
+        ];
+        for (path, text, expected) in cases {
+            let found = found(&relay(path), text);
+            assert!(found.len() == 1 && found[0].contains(expected), "{path} {text}: {found:?}");
+        }
+        assert_eq!(found("crates/pillarbox-wire/src/a.rs", "use tokio::io;").len(), 1);
+    }
+
+    #[test]
+    fn purity_ends_where_the_stage_ends() {
+        let clock = "fn f() { Instant::now(); }";
+        for path in ["source/mod.rs", "sink/mod.rs", "pipeline/run.rs", "decoder.rs"] {
+            assert_eq!(found(&relay(path), clock), Vec::<String>::new(), "{path}");
+        }
+        let test = format!("#[cfg(test)]\nmod tests {{\n    {clock}\n}}");
+        assert_eq!(found(&relay("pipeline/pace.rs"), &test), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_crate_that_depends_upwards_is_found() {
+        let manifest = "[dependencies]\npillarbox-relay.workspace = true\nanyhow = \"1\"\n";
+        assert_eq!(found("crates/pillarbox-kafka/Cargo.toml", manifest).len(), 2);
+        let tests = "[dependencies]\nbytes = \"1\"\n[dev-dependencies]\npillarbox-lab.workspace = true\n";
+        assert_eq!(found("crates/pillarbox-kafka/Cargo.toml", tests), Vec::<String>::new());
+    }
+}
