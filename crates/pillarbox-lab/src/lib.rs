@@ -1,1 +1,20 @@
-//! pillarbox-lab.
+//! Private Postgres and Kafka servers for tests, benches and `pillarbox dev`, a workload that knows what it
+//! committed, and a checker that compares that with what Kafka holds.
+//!
+//! Must never: touch a server it did not start, run a server as root, or leave one behind. Downloads go
+//! through Maven only, so that the mirrors and proxies a user has set for Maven hold here too.
+
+pub mod account;
+pub mod cache;
+pub mod download;
+pub mod error;
+pub mod kafka;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod sql;
+
+pub use cache::Progress;
+pub use error::LabError;
+pub use kafka::{Kafka, KafkaOptions};
+pub use postgres::{Postgres, PostgresOptions, ShutdownMode};

@@ -1,0 +1,34 @@
+//! Real Kafka clusters: start, topics, kill, restart.
+
+use std::time::Duration;
+
+use pillarbox_lab::process::wait_gone;
+use pillarbox_lab::{Kafka, KafkaOptions, LabError};
+
+#[test]
+fn one_broker_starts_serves_and_stops() -> Result<(), LabError> {
+    let mut kafka = Kafka::start(KafkaOptions::default())?;
+    kafka.create_topic("orders", 8, &[("retention.ms", "100000")])?;
+    assert!(kafka.create_topic("orders", 8, &[]).is_err(), "a topic is made once");
+    kafka.delete_topic("orders")?;
+    kafka.suspend(1)?;
+    kafka.resume(1)?;
+    kafka.kill9(1)?;
+    kafka.start_broker(1)?;
+    let pid = kafka.pid(1).expect("running");
+    kafka.stop()?;
+    assert!(wait_gone(pid, Duration::ZERO));
+    assert_eq!(kafka.pid(1), None);
+    kafka.start_again()
+}
+
+#[test]
+fn three_brokers_lose_one_and_get_it_back() -> Result<(), LabError> {
+    let mut kafka = Kafka::start(KafkaOptions::brokers(3))?;
+    assert_eq!(kafka.bootstrap().split(',').count(), 3);
+    kafka.create_topic("orders", 6, &[])?;
+    kafka.kill9(2)?;
+    kafka.wait_ready()?;
+    kafka.start_broker(2)?;
+    kafka.stop()
+}
