@@ -1,0 +1,248 @@
+//! What can go wrong on the way to Postgres, and the table that turns it into a [`Fault`].
+//!
+//! Decides by SQLSTATE and by the name of the server's function, never by text, which is
+//! localised. DETAIL is repeated only where it speaks of slots, roles and settings: elsewhere it
+//! can quote a row.
+
+use std::fmt;
+use std::io;
+
+use thiserror::Error;
+
+use super::buffer::FRAME_BYTES_MAX;
+use super::socket::address;
+use crate::config;
+use crate::error::{Code, Fault};
+
+/// Why the connection or the stream cannot go on.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// The host name has no address.
+    #[error("{address} cannot be resolved: {source}")]
+    Resolve {
+        /// Host and port.
+        address: String,
+        /// The resolver's reason.
+        source: io::Error,
+    },
+    /// Nobody answers at the address.
+    #[error("{address} cannot be reached: {source}")]
+    Unreachable {
+        /// Host and port, or the path of a Unix socket.
+        address: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The server did not answer in time; the connection is unusable.
+    #[error("the server did not answer in time")]
+    TimedOut,
+    /// The server closed the connection without a word.
+    #[error("the server closed the connection")]
+    Closed,
+    /// The socket failed.
+    #[error("the connection broke: {0}")]
+    Broken(io::Error),
+    /// The server refused, with its reasons.
+    #[error("{0}")]
+    Server(Box<ServerError>),
+    /// The server has no entry for a connection without TLS, but offers TLS.
+    #[error("{0}")]
+    TlsRequired(Box<ServerError>),
+    /// The server wants a password and none is configured.
+    #[error("the server asks for a password and none is configured")]
+    PasswordMissing,
+    /// The server wants a way of authentication that we do not have.
+    #[error("the server asks for {0}, which is not supported")]
+    AuthenticationUnsupported(&'static str),
+    /// SCRAM: the server could not prove that it knows the password.
+    #[error("the server could not prove that it knows the password")]
+    ServerUnproven,
+    /// Something else than Postgres answers.
+    #[error("what answers does not speak the Postgres protocol")]
+    NotPostgres,
+    /// A message is longer than [`FRAME_BYTES_MAX`].
+    #[error("a message of {bytes} bytes exceeds the limit of {FRAME_BYTES_MAX}")]
+    FrameTooLarge {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The server sent something that is not in the protocol.
+    #[error("the server sent {0}")]
+    Malformed(&'static str),
+    /// A name contains a NUL character.
+    #[error("a name contains a NUL character")]
+    Unsendable,
+    /// An earlier query on this connection was not answered to its end.
+    #[error("an earlier query on this connection was not answered")]
+    OutOfStep,
+}
+
+/// An ErrorResponse.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerError {
+    /// `ERROR`, `FATAL` or `PANIC`.
+    pub severity: String,
+    /// Five characters.
+    pub sqlstate: String,
+    /// The primary text, localised.
+    pub message: String,
+    /// More; may quote values, see [`SourceError::fault`].
+    pub detail: Option<String>,
+    /// The server's advice.
+    pub hint: Option<String>,
+    /// The function of the server that raised it.
+    pub routine: String,
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (SQLSTATE {})", self.message, self.sqlstate)?;
+        match &self.detail {
+            Some(detail) if self.detail_is_harmless() => write!(f, ": {detail}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl ServerError {
+    /// Classes whose DETAIL speaks of objects and settings, never of values in rows.
+    fn detail_is_harmless(&self) -> bool {
+        ["28", "3D", "3F", "42", "53", "55", "57"].iter().any(|class| self.sqlstate.starts_with(class))
+    }
+
+    /// `pg_hba.conf` has no entry that fits, or one that rejects.
+    pub(super) fn refuses_host(&self) -> bool {
+        self.sqlstate == "28000" && self.routine == "ClientAuthentication"
+    }
+}
+
+/// What was attempted and with which settings: the names that messages and hints need.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt<'a> {
+    /// What was attempted on which object, lower case: `cannot stream from slot "s"`.
+    pub message: &'a str,
+    /// The settings in use.
+    pub settings: &'a config::Postgres,
+}
+
+impl SourceError {
+    /// The error as a person meets it.
+    pub fn fault(&self, attempt: &Attempt<'_>) -> Fault {
+        let settings = attempt.settings;
+        let (code, hint) = match self {
+            Self::Server(error) => return server_fault(error, attempt),
+            Self::TlsRequired(_) => (Code::PgTlsRequired, Some(hba_hint(settings, true))),
+            Self::Resolve { .. } => (Code::PgUnreachable, Some("check the host in postgres.url".to_owned())),
+            Self::Unreachable { .. } | Self::TimedOut => (
+                Code::PgUnreachable,
+                Some(format!("check that Postgres runs and listens on {}", address(settings))),
+            ),
+            Self::PasswordMissing => (Code::PgAuthentication, Some("set postgres.password".to_owned())),
+            Self::AuthenticationUnsupported(_) => (
+                Code::PgAuthentication,
+                Some("use the method scram-sha-256 for this role in pg_hba.conf".to_owned()),
+            ),
+            Self::ServerUnproven => (
+                Code::PgAuthentication,
+                Some(format!("make sure that {} is the server you mean", address(settings))),
+            ),
+            Self::NotPostgres => (Code::PgProtocol, Some("check host and port in postgres.url".to_owned())),
+            Self::FrameTooLarge { .. } => (
+                Code::EventTooLarge,
+                Some(
+                    "no event of this size can be relayed: store the payload elsewhere and relay a reference"
+                        .to_owned(),
+                ),
+            ),
+            Self::Unsendable => (Code::ConfigValue, None),
+            Self::OutOfStep => (Code::Internal, None),
+            Self::Closed | Self::Broken(_) | Self::Malformed(_) => (Code::PgProtocol, None),
+        };
+        let fault = Fault::new(code, attempt.message).because(self);
+        match hint {
+            Some(hint) => fault.hint(hint),
+            None => fault,
+        }
+    }
+}
+
+/// What an error of the server means, whatever connection it came by.
+pub(crate) fn server_fault(error: &ServerError, attempt: &Attempt<'_>) -> Fault {
+    let code = server_code(error);
+    let fault = Fault::new(code, attempt.message).because(error);
+    match server_hint(code, attempt.settings).or_else(|| error.hint.clone()) {
+        Some(hint) => fault.hint(hint),
+        None => fault,
+    }
+}
+
+/// SQLSTATE, and where one serves several situations the server's function.
+fn server_code(error: &ServerError) -> Code {
+    match (error.sqlstate.as_str(), error.routine.as_str()) {
+        ("28P01", _) => Code::PgAuthentication,
+        ("28000", "ClientAuthentication") => Code::PgNoEntry,
+        ("28000", _) => Code::PgAuthentication,
+        ("3D000", _) => Code::PgNoDatabase,
+        ("42501", "InitPostgres" | "CheckSlotPermissions" | "check_permissions") => Code::PgNoReplicationRole,
+        ("42501", _) => Code::PgPrivilege,
+        ("55006", _) => Code::SlotActive,
+        ("42704", "get_publication_oid" | "LoadPublications") => Code::PublicationMissing,
+        ("42704", "ReplicationSlotAcquire" | "ReplicationSlotAcquireInternal") => Code::SlotMissing,
+        ("55000", "CheckLogicalDecodingRequirements") => Code::PgWalLevel,
+        // An invalidated slot comes with a DETAIL that says why; one that is of the wrong kind, of
+        // another database or synchronised from a primary comes without, or with advice.
+        ("55000", "CreateDecodingContext" | "ReplicationSlotAcquire") => {
+            if error.detail.is_some() && error.hint.is_none() { Code::SlotLost } else { Code::SlotUnfit }
+        }
+        ("58P01", _) => Code::SlotLost,
+        ("42P01" | "3F000", _) => Code::NotSetUp,
+        ("53300" | "53400", _) => Code::PgLimit,
+        ("0A000" | "25006", "CheckLogicalDecodingRequirements" | "PreventCommandDuringRecovery") => {
+            Code::PgStandby
+        }
+        ("25006", _) => Code::PgStandby,
+        _ => Code::PgProtocol,
+    }
+}
+
+fn server_hint(code: Code, settings: &config::Postgres) -> Option<String> {
+    let role = super::quote_identifier(&settings.user);
+    Some(match code {
+        Code::PgAuthentication => format!("check postgres.password and that role {role} may log in"),
+        Code::PgNoEntry => hba_hint(settings, false),
+        Code::PgNoDatabase => "check the database in postgres.url".to_owned(),
+        Code::PgNoReplicationRole => format!("ALTER ROLE {role} REPLICATION;"),
+        Code::PgPrivilege => "run `pillarbox setup --print-sql`: it prints the grants this role needs".to_owned(),
+        Code::SlotActive => "another relay streams, or its connection has not been given up yet".to_owned(),
+        Code::PublicationMissing => "restore the publication before the WAL that it is needed for, or run `pillarbox setup`".to_owned(),
+        Code::SlotMissing => "run `pillarbox setup` if this pipeline has never run; otherwise `pillarbox check` names the gap".to_owned(),
+        Code::SlotLost => format!(
+            "events are missing from slot {}: `pillarbox check` names the gap; keep max_slot_wal_keep_size at -1 or larger",
+            super::quote_identifier(&settings.slot)
+        ),
+        Code::SlotUnfit => "use another postgres.slot: it must be a logical slot of this database, with plugin pgoutput and without two_phase".to_owned(),
+        Code::PgWalLevel => "ALTER SYSTEM SET wal_level = logical; then restart Postgres".to_owned(),
+        Code::NotSetUp => "run `pillarbox setup`".to_owned(),
+        Code::PgLimit => "raise max_wal_senders, max_replication_slots or max_connections, or remove what is not used".to_owned(),
+        Code::PgStandby => "point postgres.url to the primary".to_owned(),
+        _ => return None,
+    })
+}
+
+/// The line for `pg_hba.conf`. A replication connection that names a database is matched by the
+/// database's name, not by the keyword `replication`.
+fn hba_hint(settings: &config::Postgres, tls_offered: bool) -> String {
+    let line = format!(
+        "host {} {} <address of this host> scram-sha-256",
+        super::quote_identifier(&settings.database),
+        super::quote_identifier(&settings.user)
+    );
+    let reload = "then `SELECT pg_reload_conf();`";
+    if tls_offered {
+        format!(
+            "connections are not encrypted by this version; if pg_hba.conf may allow that, add `{line}`, {reload}"
+        )
+    } else {
+        format!("add to pg_hba.conf: `{line}`, {reload}")
+    }
+}

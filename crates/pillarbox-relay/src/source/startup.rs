@@ -1,0 +1,218 @@
+//! From a fresh socket to a session that is ready for queries: startup packet, authentication,
+//! the server's version.
+//!
+//! The password goes to the server in the way that the server asks for and nowhere else.
+
+use std::io;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use postgres_protocol::authentication::md5_hash;
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::message::frontend;
+
+use super::channel::Channel;
+use super::error::SourceError;
+use super::message::{Fields, split_cstr, take};
+use super::options::SESSION_OPTIONS;
+use super::socket::Socket;
+use crate::config;
+
+/// Opens a session; returns the server's version as `server_version_num` spells it.
+pub(super) fn open_session(
+    channel: &mut Channel,
+    settings: &config::Postgres,
+    application_name: &str,
+    deadline: Instant,
+) -> Result<u32, SourceError> {
+    let parameters = [
+        ("user", settings.user.as_str()),
+        ("database", settings.database.as_str()),
+        ("replication", "database"),
+        ("application_name", application_name),
+        ("client_encoding", "UTF8"),
+        ("options", SESSION_OPTIONS),
+    ];
+    send(channel, deadline, |buffer| frontend::startup_message(parameters, buffer))?;
+    authenticate(channel, settings, deadline)?;
+    await_ready(channel, deadline)
+}
+
+/// True when the server at `settings` would speak TLS. Used to explain a refusal, never to connect.
+pub(super) fn offers_tls(settings: &config::Postgres, deadline: Instant) -> bool {
+    let ask = || -> Result<bool, SourceError> {
+        let mut socket = Socket::connect(settings, deadline)?;
+        let mut request = BytesMut::new();
+        frontend::ssl_request(&mut request);
+        socket.write_all(&request, deadline).map_err(SourceError::Broken)?;
+        let mut answer = [0];
+        let readable = socket.wait_readable(deadline).map_err(SourceError::Broken)?;
+        let read = if readable { socket.read(&mut answer).map_err(SourceError::Broken)? } else { None };
+        Ok(read == Some(1) && answer == *b"S")
+    };
+    ask().unwrap_or(false)
+}
+
+fn send(
+    channel: &mut Channel,
+    deadline: Instant,
+    build: impl FnOnce(&mut BytesMut) -> io::Result<()>,
+) -> Result<(), SourceError> {
+    let mut buffer = BytesMut::new();
+    build(&mut buffer).map_err(|_| SourceError::Unsendable)?;
+    channel.send(&buffer, deadline)
+}
+
+/// The number that begins an authentication message, by its meaning.
+mod request {
+    pub(super) const OK: i32 = 0;
+    pub(super) const CLEARTEXT: i32 = 3;
+    pub(super) const MD5: i32 = 5;
+    pub(super) const GSS: i32 = 7;
+    pub(super) const SSPI: i32 = 9;
+    pub(super) const SASL: i32 = 10;
+    pub(super) const SASL_CONTINUE: i32 = 11;
+    pub(super) const SASL_FINAL: i32 = 12;
+}
+
+fn authenticate(
+    channel: &mut Channel,
+    settings: &config::Postgres,
+    deadline: Instant,
+) -> Result<(), SourceError> {
+    let (kind, data) = receive_request(channel, deadline)?;
+    if kind == request::OK {
+        return Ok(());
+    }
+    let password =
+        || settings.password.as_ref().map(config::Secret::expose).ok_or(SourceError::PasswordMissing);
+    match kind {
+        request::CLEARTEXT => {
+            let password = password()?;
+            send(channel, deadline, |buffer| frontend::password_message(password.as_bytes(), buffer))?;
+        }
+        request::MD5 => {
+            let salt = take::<4>(&mut &data[..])?;
+            let hash = md5_hash(settings.user.as_bytes(), password()?.as_bytes(), salt);
+            send(channel, deadline, |buffer| frontend::password_message(hash.as_bytes(), buffer))?;
+        }
+        request::SASL => scram(channel, &data, password()?, deadline)?,
+        request::GSS => return Err(SourceError::AuthenticationUnsupported("GSSAPI")),
+        request::SSPI => return Err(SourceError::AuthenticationUnsupported("SSPI")),
+        _ => return Err(SourceError::AuthenticationUnsupported("a method this version does not know")),
+    }
+    match receive_request(channel, deadline)? {
+        (request::OK, _) => Ok(()),
+        _ => Err(SourceError::Malformed("an authentication that does not end")),
+    }
+}
+
+/// SCRAM-SHA-256 without channel binding, which plaintext does not have. Proves the server, too.
+fn scram(
+    channel: &mut Channel,
+    mechanisms: &[u8],
+    password: &str,
+    deadline: Instant,
+) -> Result<(), SourceError> {
+    if !offers_scram(mechanisms)? {
+        return Err(SourceError::AuthenticationUnsupported("a SASL mechanism other than SCRAM-SHA-256"));
+    }
+    let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
+    send(channel, deadline, |buffer| {
+        frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), buffer)
+    })?;
+    let (request::SASL_CONTINUE, challenge) = receive_request(channel, deadline)? else {
+        return Err(SourceError::Malformed("a SASL exchange that stops"));
+    };
+    scram.update(&challenge).map_err(|_| SourceError::Malformed("a SCRAM challenge that cannot be read"))?;
+    send(channel, deadline, |buffer| frontend::sasl_response(scram.message(), buffer))?;
+    let (request::SASL_FINAL, proof) = receive_request(channel, deadline)? else {
+        return Err(SourceError::Malformed("a SASL exchange that stops"));
+    };
+    scram.finish(&proof).map_err(|_| SourceError::ServerUnproven)
+}
+
+fn offers_scram(mechanisms: &[u8]) -> Result<bool, SourceError> {
+    let mut rest = mechanisms;
+    loop {
+        let name;
+        (name, rest) = split_cstr(rest)?;
+        if name.is_empty() || name == SCRAM_SHA_256.as_bytes() {
+            return Ok(!name.is_empty());
+        }
+    }
+}
+
+fn receive_request(channel: &mut Channel, deadline: Instant) -> Result<(i32, Vec<u8>), SourceError> {
+    loop {
+        let answer = channel.receive(deadline)?;
+        match answer.tag {
+            b'R' => {
+                let mut rest = answer.body;
+                let kind = i32::from_be_bytes(take(&mut rest)?);
+                return Ok((kind, rest.to_vec()));
+            }
+            b'E' => return Err(SourceError::Server(Fields::parse(answer.body)?.error())),
+            // A notice, or an older protocol version than the one asked for.
+            b'N' | b'v' => {}
+            _ => return Err(SourceError::NotPostgres),
+        }
+    }
+}
+
+fn await_ready(channel: &mut Channel, deadline: Instant) -> Result<u32, SourceError> {
+    let mut version = None;
+    loop {
+        let answer = channel.receive(deadline)?;
+        match answer.tag {
+            b'S' => {
+                let (name, rest) = split_cstr(answer.body)?;
+                if name == b"server_version" {
+                    version = parse_version(split_cstr(rest)?.0);
+                }
+            }
+            b'E' => return Err(SourceError::Server(Fields::parse(answer.body)?.error())),
+            b'Z' => return version.ok_or(SourceError::Malformed("a version that cannot be read")),
+            _ => {}
+        }
+    }
+}
+
+/// `18.4 (Debian 18.4-1)` -> 180004; `19beta1` -> 190000.
+fn parse_version(text: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(text).ok()?;
+    let number = |text: &str| {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        text[..digits].parse::<u32>().ok()
+    };
+    let major = number(text)?;
+    let minor = text.split_once('.').and_then(|(_, rest)| number(rest)).unwrap_or(0);
+    major.checked_mul(10_000)?.checked_add(minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions() {
+        for (text, number) in [
+            ("15.18 (Debian 15.18-0+deb12u1)", Some(150_018)),
+            ("18.4", Some(180_004)),
+            ("19beta1", Some(190_000)),
+            ("17devel", Some(170_000)),
+            ("", None),
+            ("devel", None),
+            ("99999999999", None),
+        ] {
+            assert_eq!(parse_version(text.as_bytes()), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn scram_is_found_among_the_mechanisms() {
+        assert!(offers_scram(b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0").expect("a list"));
+        assert!(!offers_scram(b"SCRAM-SHA-256-PLUS\0\0").expect("a list"));
+        assert!(offers_scram(b"OAUTHBEARER").is_err());
+    }
+}
