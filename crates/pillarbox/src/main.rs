@@ -1,3 +1,21 @@
-//! pillarbox.
+//! `pillarbox`: parse, run, exit code. Everything else is in the modules.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+mod report;
+
+use clap::Parser;
+
+fn main() -> std::process::ExitCode {
+    let cli = cli::Cli::parse();
+    let json = cli.wants_json();
+    match cli.run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(failure) => {
+            report::tell(&failure, json);
+            std::process::ExitCode::from(failure.exit() as u8)
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What can be typed: the command line, one file a command below `cli/`.
+//!
+//! stdout is data, stderr is talk. Parsing happens here; what an option means is said beside it.
+//! Never connects to anything itself.
+
+mod completions;
+mod config;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use pillarbox_relay::error::{Code, ExitCode, Fault};
+
+use crate::config::{DEFAULT_FILE, Loaded, load};
+use crate::report::Failure;
+
+/// Relays committed Postgres outbox rows to Kafka: exactly once, in commit order.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pillarbox",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 ok, 1 negative answer, 2 usage, 65 halted, 69 a server cannot be reached, \
+                  70 bug, 75 try again, 77 permission, 78 configuration.\n\
+                  Every error has a code PB-nnnn with a page in docs/errors/."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at or check the configuration
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Print a completion script for a shell
+    Completions(completions::Arguments),
+}
+
+/// The configuration file of a command.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration file
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = DEFAULT_FILE)]
+    pub(crate) config: PathBuf,
+}
+
+impl ConfigFile {
+    pub(crate) fn load(&self) -> Result<Loaded, Failure> {
+        Ok(load(&self.config)?)
+    }
+}
+
+/// How data on stdout looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Table,
+    /// One JSON document
+    Json,
+}
+
+impl Cli {
+    /// Whether errors are for a program to read.
+    pub(crate) fn wants_json(&self) -> bool {
+        match &self.command {
+            Command::Config(command) => command.wants_json(),
+            Command::Completions(_) => false,
+        }
+    }
+
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// Why it could not be done; whoever gets it tells and exits.
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        match self.command {
+            Command::Config(command) => command.run(),
+            Command::Completions(arguments) => arguments.run(),
+        }
+    }
+}
+
+/// Writes data to stdout.
+///
+/// # Errors
+/// A closed pipe is the reader's way to say "enough": it ends the command without a word.
+pub(crate) fn print(data: &[u8]) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(data).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::Answered(ExitCode::Ok)),
+        Err(error) => Err(internal(format!("cannot write to stdout: {error}"))),
+    }
+}
+
+/// Something that cannot happen unless Pillarbox is wrong.
+pub(crate) fn internal(cause: impl std::fmt::Display) -> Failure {
+    let fault = Fault::new(Code::Internal, "pillarbox could not finish the command").because(cause);
+    Failure::Fault(fault.hint("please report it with the command and its output"))
+}

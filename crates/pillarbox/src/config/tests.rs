@@ -1,0 +1,242 @@
+//! What users read when a file is wrong: every message with its place, several at once, no secret.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+use crate::report::problems_for_test;
+
+const SMALLEST: &str = "pipeline: orders\n\
+    postgres: { url: \"postgres://pillarbox@db/shop\" }\n\
+    kafka: { brokers: [\"kafka-0:9092\"] }\n\
+    outbox: { table: public.outbox }\n";
+
+fn with_env(source: &str, env: &[(&str, &str)]) -> Result<Loaded, Problems> {
+    let lookup =
+        |name: &str| env.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned());
+    interpret("p.yaml", source.to_owned(), Outside { env: &lookup, base: PathBuf::new() })
+}
+
+fn ok(source: &str) -> Loaded {
+    with_env(source, &[]).unwrap_or_else(|problems| panic!("{}", problems_for_test(&problems)))
+}
+
+fn refused(source: &str) -> String {
+    problems_for_test(&with_env(source, &[]).expect_err("refused"))
+}
+
+#[test]
+fn the_smallest_file() {
+    let loaded = ok(SMALLEST);
+    let config = &loaded.config;
+    assert_eq!(config.pipeline.as_str(), "orders");
+    assert_eq!(config.postgres.host, "db");
+    assert_eq!(config.postgres.port, 5432);
+    assert_eq!(config.postgres.user, "pillarbox");
+    assert_eq!(config.postgres.database, "shop");
+    assert_eq!(config.postgres.slot, "pillarbox_orders");
+    assert_eq!(config.postgres.publication, "pillarbox_orders");
+    assert_eq!(config.kafka.brokers, ["kafka-0:9092"]);
+    assert_eq!(config.kafka.transaction, pillarbox_relay::config::Transaction::default());
+    assert_eq!(config.outbox.len(), 1);
+    assert_eq!(config.outbox[0].topic.to_string(), "outbox.event.{aggregatetype}");
+    assert_eq!(loaded.listen, Some("127.0.0.1:8686".parse().unwrap()));
+}
+
+#[test]
+fn a_full_file() {
+    let source = r#"
+pipeline: orders
+postgres:
+  url: postgresql://pillarbox@db:5433/shop?sslmode=prefer
+  password: ${env:PW:-0755}
+  tls: { mode: disable }
+  slot: my_slot
+  publication: My Publication
+kafka:
+  brokers: [kafka-0:9092, "[::1]:9092"]
+  compression: none
+  topics: { create: false, partitions: 12, replication_factor: -1 }
+  transaction: { max_bytes: 8MiB, max_events: 50000, ids: 1, timeout: 1m }
+outbox:
+  - table: public.outbox
+    columns: { id: event_id, key: k, payload: body }
+    topic: "shop.{kind}"
+    headers: [ { column: type, name: eventType }, { column: tenant } ]
+    key_format: text
+    on_error: stop
+  - table: '"My Shop".outbox'
+http: { listen: off }
+"#;
+    let loaded = ok(source);
+    let config = &loaded.config;
+    assert_eq!(config.postgres.password.as_ref().unwrap().expose(), "0755");
+    assert_eq!(config.postgres.publication, "My Publication");
+    assert_eq!(config.kafka.brokers, ["kafka-0:9092", "[::1]:9092"]);
+    assert!(!config.kafka.topics.create);
+    assert_eq!(config.kafka.topics.partitions, 12);
+    assert_eq!(config.kafka.transaction.bytes_max, 8 << 20);
+    assert_eq!(config.kafka.transaction.timeout, Duration::from_secs(60));
+    let outbox = &config.outbox[0];
+    assert_eq!((outbox.id_column.as_str(), outbox.key_column.as_str()), ("event_id", "k"));
+    assert_eq!(outbox.headers[1].name, "tenant");
+    assert_eq!(config.outbox[1].table.to_string(), "My Shop.outbox");
+    assert_eq!(loaded.listen, None);
+}
+
+#[test]
+fn what_is_shown_reads_back_the_same() {
+    let source = "pipeline: orders\npostgres: { url: \"postgres://u%40x:hunter2@[::1]/a%20b\" }\n\
+        kafka: { brokers: [\"k:1\"], transaction: { ids: 2 } }\n\
+        outbox: { table: '\"a.b\".c', headers: [ { column: type } ] }\n";
+    let loaded = ok(source);
+    let yaml = serde_saphyr::to_string(&show::shown(&loaded)).unwrap();
+    assert!(!yaml.contains("hunter2") && yaml.contains("***"), "{yaml}");
+    let mut again = ok(&yaml);
+    assert_eq!(again.config.postgres.password.take().unwrap().expose(), "***");
+    let mut loaded = loaded;
+    loaded.config.postgres.password = None;
+    assert_eq!(format!("{again:?}"), format!("{loaded:?}"));
+}
+
+#[test]
+fn an_unknown_option_and_its_suggestion() {
+    let source = SMALLEST.replace("url:", "slott: a, url:");
+    assert_eq!(
+        refused(&source),
+        "error[PB-0002]: unknown option `slott` in postgres\n  --> p.yaml:2:13\n    |\n  2 | postgres: \
+         { slott: a, url: \"postgres://pillarbox@db/shop\" }\n    |             ^^^^^\n  hint: did you \
+         mean `slot`?\n"
+    );
+    let text = refused(&format!("{SMALLEST}zebra: 1\n"));
+    assert!(text.contains("unknown option `zebra`\n"), "{text}");
+    assert!(
+        text.contains("the options here are pipeline, postgres, kafka, outbox, messages, http"),
+        "{text}"
+    );
+}
+
+#[test]
+fn several_problems_at_once_in_the_order_of_the_file() {
+    let source = "pipeline: Orders\n\
+        postgres: { url: \"postgres://pillarbox@db/shop?sslmode=require\", slot: A-B }\n\
+        kafka:\n  brokers: [kafka-0]\n  transaction: { ids: 9, timeout: 30, max_bytes: 1GiB }\n  topics: 3\n\
+        outbox: { table: a.b.c, topic: \"{type}\", headers: [ { column: a, name: pb-pos } ] }\n\
+        http: { listen: localhost }\n";
+    let text = refused(source);
+    let expected = [
+        "error[PB-0003]: pipeline: expected 1 to 40 of a-z 0-9 _, beginning with a letter, found `Orders`",
+        "error[PB-0005]: postgres.url: sslmode=require is not supported by this version: it speaks plaintext only",
+        "error[PB-0003]: postgres.slot: expected 1 to 63 of a-z 0-9 _, found `A-B`",
+        "error[PB-0003]: kafka.brokers[0]: expected host:port, found `kafka-0`",
+        "error[PB-0003]: kafka.transaction.ids: expected a whole number from 1 to 8, found `9`",
+        "error[PB-0003]: kafka.transaction.timeout: expected a duration such as 30s, 500ms or 2m, found `30`",
+        "error[PB-0003]: kafka.transaction.max_bytes: expected a size from 64KiB to 64MiB, found `1GiB`",
+        "error[PB-0003]: kafka.topics must be a map of options, found a single value",
+        "error[PB-0003]: outbox.table: expected schema.table, found `a.b.c`",
+        "error[PB-0003]: outbox.topic: the template needs a literal prefix or suffix",
+        "error[PB-0003]: outbox.headers[0].name: expected a name that Pillarbox does not write itself, found `pb-pos`",
+        "error[PB-0003]: http.listen: expected address:port such as 127.0.0.1:8686, or off, found `localhost`",
+        "12 problems in p.yaml",
+    ];
+    let mut at = 0;
+    for line in expected {
+        let found =
+            text[at..].find(line).unwrap_or_else(|| panic!("{line} is missing or misplaced:\n{text}"));
+        at += found;
+    }
+}
+
+#[test]
+fn options_of_later_versions_are_recognised() {
+    for (extra, option) in [
+        ("kafka: { brokers: [\"k:1\"], tls: { ca: x } }", "kafka.tls"),
+        ("kafka: { brokers: [\"k:1\"], sasl: { mechanism: plain } }", "kafka.sasl"),
+        ("kafka: { brokers: [\"k:1\"], compression: zstd }", "kafka.compression"),
+        ("postgres: { url: \"postgres://u@h\", tls: { mode: verify-full } }", "postgres.tls"),
+        ("messages: { prefix: outbox }", "messages"),
+        ("outbox: { table: t, on_error: dead_letter }", "outbox.on_error"),
+        ("outbox: { table: t, key_format: json }", "outbox.key_format"),
+    ] {
+        let key = extra.split(':').next().unwrap();
+        let mut lines: Vec<&str> = SMALLEST.lines().filter(|line| !line.starts_with(key)).collect();
+        lines.push(extra);
+        let text = refused(&lines.join("\n"));
+        let message = format!("error[PB-0005]: {option} is not supported by this version");
+        assert!(text.starts_with(&message), "{text}");
+        assert!(text.contains("hint: ") && !text.contains("problems in"), "{text}");
+    }
+}
+
+#[test]
+fn missing_sections_and_wrong_kinds() {
+    let text = refused("pipeline: [a]\n");
+    for line in [
+        "pipeline must be a single value, found a list",
+        "postgres.url names no user, and PGUSER is not set",
+        "kafka is missing",
+        "outbox is missing",
+    ] {
+        assert!(text.contains(line), "{line}:\n{text}");
+    }
+    assert!(refused("").contains("pipeline is missing"));
+    assert!(refused("- a\n").contains("the file must be a map of options, found a list"));
+    assert!(refused("a: [1\n").starts_with("error[PB-0002]: not valid YAML: "));
+    let text = refused(&SMALLEST.replace("{ table: public.outbox }", "[]"));
+    assert!(text.contains("outbox must name 1 to 1000 tables, found 0"), "{text}");
+    let text = refused(&SMALLEST.replace("{ table: public.outbox }", "[{table: a},{table: public.a}]"));
+    assert!(text.contains("outbox[1]: table public.a is listed twice"), "{text}");
+    let text = refused(&SMALLEST.replace("[\"kafka-0:9092\"]", "[]"));
+    assert!(text.contains("kafka.brokers names no broker"), "{text}");
+}
+
+#[test]
+fn the_environment_fills_in_for_the_url() {
+    let source = SMALLEST.replace("postgres: { url: \"postgres://pillarbox@db/shop\" }\n", "");
+    let env = [
+        ("PGHOST", "/run/pg"),
+        ("PGPORT", "5433"),
+        ("PGUSER", "me"),
+        ("PGPASSWORD", "hunter2"),
+        ("PGDATABASE", ""),
+    ];
+    let postgres = with_env(&source, &env).unwrap().config.postgres;
+    assert_eq!(postgres.host, "/run/pg");
+    assert_eq!((postgres.port, postgres.user.as_str(), postgres.database.as_str()), (5433, "me", "me"));
+    assert_eq!(postgres.password.unwrap().expose(), "hunter2");
+    let wrong =
+        with_env(&source, &[("PGUSER", "me"), ("PGPORT", "x"), ("PGSSLMODE", "require")]).unwrap_err();
+    let text = problems_for_test(&wrong);
+    assert!(text.contains("PGPORT: the port must be"), "{text}");
+    assert!(text.contains("PGSSLMODE: sslmode=require is not supported"), "{text}");
+    // What the URL says wins.
+    let postgres = with_env(SMALLEST, &env).unwrap().config.postgres;
+    assert_eq!((postgres.host.as_str(), postgres.user.as_str()), ("db", "pillarbox"));
+    assert_eq!(postgres.port, 5433);
+}
+
+#[test]
+fn no_message_repeats_a_secret() {
+    for source in [
+        "pipeline: orders\npostgres: { url: \"postgres://u:hunter2@h:x/d\" , slott: 1 }\n",
+        "pipeline: orders\npostgres:\n  password: hunter2\n  url: \"mysql://u:hunter2@h\"\n  slott: 1\n",
+        "pipeline: orders\npostgres: { url: \"postgres://u:hunter2@h\", password: hunter2, x: 1 }\n",
+        "pipeline: orders\npostgres: {\"password\": \"hunter2\", \"url\": 1, x: ]\n",
+        "pipeline: ${env:SECRET}\nhttp: { listen: \"${env:SECRET}\" }\n",
+    ] {
+        let problems = with_env(source, &[("SECRET", "hunter2")]).unwrap_err();
+        let text = problems_for_test(&problems);
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    let debug = format!("{:?}", ok(&SMALLEST.replace("pillarbox@", "pillarbox:hunter2@")));
+    assert!(!debug.contains("hunter2"), "{debug}");
+}
+
+#[test]
+fn a_reference_that_leads_nowhere() {
+    let text = refused(&SMALLEST.replace("{ url", "{ password: \"${env:NONE}\", url"));
+    assert!(
+        text.contains("error[PB-0004]: postgres.password: environment variable NONE is not set"),
+        "{text}"
+    );
+}
