@@ -8,6 +8,7 @@ pub mod account;
 pub mod cache;
 pub mod download;
 pub mod error;
+pub mod history;
 pub mod kafka;
 pub mod ports;
 pub mod postgres;
