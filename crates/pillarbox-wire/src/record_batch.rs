@@ -303,7 +303,8 @@ const fn zigzag(number: i64) -> u64 {
 /// Bytes of the zigzag varint; the same for Kafka's 32-bit "varint" and 64-bit "varlong" where both hold the number.
 const fn varint_len(number: i64) -> usize {
     let bits = u64::BITS - (zigzag(number) | 1).leading_zeros();
-    bits.div_ceil(7) as usize
+    // ceil(bits / 7) for 1 to 64 bits, without the division: it is asked some ten times a record.
+    ((bits * 9 + 64) / 64) as usize
 }
 
 #[inline]
@@ -337,3 +338,42 @@ fn put_bytes(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
 
 /// The length that says "null".
 const NULL_LENGTH: i64 = -1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn varints_are_as_long_as_predicted() {
+        for bit in 0..u64::BITS {
+            for number in [1_u64 << bit, (1 << bit) - 1, (1 << bit) + 1].map(u64::cast_signed) {
+                for number in [number, number.wrapping_neg()] {
+                    let mut out = vec![];
+                    put_varint(number, &mut out);
+                    assert_eq!(varint_len(number), out.len(), "{number}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn varints_of_the_protocol() {
+        for (number, bytes) in [
+            (0, [0].as_slice()),
+            (-1, &[1]),
+            (1, &[2]),
+            (63, &[126]),
+            (-64, &[127]),
+            (64, &[0x80, 1]),
+            (-65, &[0x81, 1]),
+            (8_191, &[0xfe, 0x7f]),
+            (8_192, &[0x80, 0x80, 1]),
+            (i64::from(i32::MAX), &[0xfe, 0xff, 0xff, 0xff, 0x0f]),
+            (i64::MIN, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
+        ] {
+            let mut out = vec![];
+            put_varint(number, &mut out);
+            assert_eq!(out, bytes, "{number}");
+        }
+    }
+}

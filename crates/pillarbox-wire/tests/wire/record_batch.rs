@@ -5,7 +5,7 @@ use bytes::Bytes;
 use kafka_protocol::records::{Record, RecordBatchDecoder, TimestampType};
 use pillarbox_wire::partition::{murmur2, partition_for_key};
 use pillarbox_wire::record_batch::{
-    BATCH_HEADER_LEN, BatchBuilder, BatchError, Header, ProducerIdentity, record_count, stamp,
+    BATCH_HEADER_LEN, BATCH_LEN_MAX, BatchBuilder, BatchError, Header, ProducerIdentity, record_count, stamp,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -257,6 +257,27 @@ fn a_timestamp_out_of_range_leaves_the_batch_as_it_was() {
     assert_eq!(batch.append(-2, None, Some(b"v"), &[]), Err(error));
     assert_eq!((batch.count(), batch.len()), (1, len));
     batch.append(-1, None, None, &[]).expect("the smallest delta fits");
+}
+
+/// One slice, counted many times, so that the test needs little memory: nothing may be copied.
+#[test]
+fn a_record_beyond_the_format_leaves_the_batch_as_it_was() {
+    let part = vec![0; 64 << 20];
+    let headers = [Header { name: "h", value: Some(part.as_slice()) }; 32];
+    let mut batch = BatchBuilder::new();
+    batch.append(1, Some(b"k"), None, &[]).expect("fits");
+    let batch_bytes = batch.len();
+    let record_bytes = batch.record_len(1, None, None, &headers);
+    assert!(record_bytes > BATCH_LEN_MAX);
+    let error = BatchError::TooLarge { record_bytes, batch_bytes };
+    assert_eq!(batch.append(1, None, None, &headers), Err(error));
+
+    // One byte more than is left.
+    let fill = |value: &[u8]| batch.record_len(1, Some(value), None, &headers[..31]);
+    let key = &part[..BATCH_LEN_MAX - batch_bytes + 1 - fill(&part[..32 << 20]) + (32 << 20)];
+    assert_eq!(fill(key), BATCH_LEN_MAX - batch_bytes + 1);
+    assert!(matches!(batch.append(1, Some(key), None, &headers[..31]), Err(BatchError::TooLarge { .. })));
+    assert_eq!((batch.count(), batch.len()), (1, batch_bytes));
 }
 
 #[test]
