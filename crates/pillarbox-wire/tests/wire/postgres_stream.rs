@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use pillarbox_wire::pgoutput::{Column, Message, Old, Tuple};
 use pillarbox_wire::{Lsn, Oid, PgTimestamp};
 
-const POSTGRES_15: &str = include_str!("../data/pgoutput-15.txt");
+/// The same script on the oldest and the newest version that is served.
+const CAPTURES: [&str; 2] =
+    [include_str!("../data/pgoutput-15.txt"), include_str!("../data/pgoutput-18.txt")];
 
-/// The messages of one kind of capture, `text` or `binary`.
-fn capture(kind: &str) -> Vec<(Lsn, Vec<u8>)> {
-    let lines = POSTGRES_15.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+/// The messages of one kind, `text` or `binary`.
+fn messages(capture: &str, kind: &str) -> Vec<(Lsn, Vec<u8>)> {
+    let lines = capture.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let messages: Vec<_> = lines
         .filter(|fields| fields[0] == kind)
         .map(|fields| (fields[1].parse().expect("an LSN"), from_hex(fields[2])))
@@ -75,8 +77,8 @@ fn row(tuple: Tuple<'_>) -> String {
     format!("({})", columns.collect::<Vec<_>>().join(", "))
 }
 
-fn transcript(kind: &str) -> Vec<String> {
-    let messages = capture(kind);
+fn transcript(capture: &str, kind: &str) -> Vec<String> {
+    let messages = messages(capture, kind);
     let mut names = BTreeMap::new();
     messages
         .iter()
@@ -91,15 +93,20 @@ fn the_stream_says_what_the_script_did() {
         ("binary", include_str!("../data/pgoutput-binary.transcript")),
     ] {
         let expected: Vec<_> = expected.lines().collect();
-        assert_eq!(transcript(kind), expected, "{kind}");
+        for capture in CAPTURES {
+            assert_eq!(transcript(capture, kind), expected, "{kind}");
+        }
     }
 }
 
 #[test]
 fn positions_keep_their_promises() {
-    let messages = capture("text");
+    CAPTURES.iter().for_each(|capture| check_positions(&messages(capture, "text")));
+}
+
+fn check_positions(messages: &[(Lsn, Vec<u8>)]) {
     let (mut open, mut last_commit, mut transactions) = (None, Lsn::ZERO, 0);
-    for (lsn, bytes) in &messages {
+    for (lsn, bytes) in messages {
         match Message::decode(bytes).expect("Postgres wrote it") {
             Message::Begin { final_lsn, commit_time, .. } => {
                 assert_eq!(open.replace((final_lsn, commit_time)), None, "transactions do not nest");
@@ -125,7 +132,7 @@ fn positions_keep_their_promises() {
 /// The script gave this transaction the commit time 2024-02-29 12:00:00 UTC.
 #[test]
 fn commit_times_are_utc() {
-    let messages = capture("text");
+    let messages = messages(CAPTURES[0], "text");
     let last = &messages.last().expect("messages").1;
     let Ok(Message::Commit { commit_time, .. }) = Message::decode(last) else { panic!("a commit") };
     assert_eq!(commit_time.to_unix_millis(), 1_709_208_000_000);
@@ -134,7 +141,7 @@ fn commit_times_are_utc() {
 
 #[test]
 fn rows_of_a_copy_share_their_lsn() {
-    let rows = capture("text").into_iter().filter(
+    let rows = messages(CAPTURES[0], "text").into_iter().filter(
         |(_, bytes)| matches!(Message::decode(bytes), Ok(Message::Insert { new, .. }) if new.len() == 2),
     );
     let lsns: Vec<_> = rows.map(|(lsn, _)| lsn).take(3).collect();
