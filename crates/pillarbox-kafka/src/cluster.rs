@@ -1,0 +1,345 @@
+//! A cluster: its brokers, the metadata we remember, and connections by (broker, purpose).
+//!
+//! A broker works on one request of a connection at a time, so a commit must never stand behind a batch, nor a
+//! batch behind an admin call: each [`Purpose`] has its own connection. Metadata is asked for when it is missing
+//! or when an answer said that it is stale, never on the hot path.
+//!
+//! It never creates a topic (auto-creation is switched off in every request) and never decides about a retry.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
+use kafka_protocol::messages::{ApiKey, MetadataRequest, MetadataResponse, TopicName};
+use kafka_protocol::protocol::StrBytes;
+use uuid::Uuid;
+
+use crate::connection::Connection;
+use crate::error::{Error, ErrorCode};
+use crate::protocol::Call;
+
+/// Where and how to connect.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// `host:port` each; any one that answers is enough.
+    pub brokers: Vec<String>,
+    /// Sent with every request; shows in the broker's logs and quotas.
+    pub client_id: String,
+    /// Limit for TCP connect plus handshake, per broker.
+    pub connect_timeout: Duration,
+    /// Limit for an ordinary request.
+    pub request_timeout: Duration,
+}
+
+impl ClusterConfig {
+    /// The given brokers with the defaults: 5 s to connect, 30 s per request.
+    pub fn new(brokers: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self {
+            brokers: brokers.into_iter().map(Into::into).collect(),
+            client_id: "pillarbox".to_owned(),
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a connection is for; two purposes never share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Purpose {
+    /// Produce.
+    Data,
+    /// InitProducerId, EndTxn.
+    Coordinator,
+    /// Metadata, admin, offsets.
+    Admin,
+}
+
+/// What is known of one topic. `partitions[i]` is partition `i`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicMetadata {
+    /// Topic name.
+    pub name: String,
+    /// Changes when a topic is deleted and created again.
+    pub id: Uuid,
+    /// By partition number.
+    pub partitions: Vec<PartitionMetadata>,
+}
+
+/// Leader and replicas of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionMetadata {
+    /// Broker id of the leader, none while there is none.
+    pub leader: Option<i32>,
+    /// Number of replicas assigned.
+    pub replicas: usize,
+    /// Number of replicas in sync.
+    pub in_sync: usize,
+}
+
+/// A handle on a cluster; clones share metadata and connections.
+#[derive(Clone)]
+pub struct Cluster {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: ClusterConfig,
+    known: Mutex<Known>,
+    connections: Mutex<HashMap<(Arc<str>, Purpose), Arc<Slot>>>,
+}
+
+/// One connection to be; the lock makes concurrent callers wait for one attempt instead of making several.
+type Slot = tokio::sync::Mutex<Option<Connection>>;
+
+#[derive(Default)]
+struct Known {
+    brokers: HashMap<i32, Arc<str>>,
+    controller: Option<i32>,
+    cluster_id: String,
+    transaction_version: i16,
+    topics: HashMap<String, Arc<TopicMetadata>>,
+}
+
+impl Cluster {
+    /// Connects to the first broker that answers and reads cluster id, brokers and features.
+    ///
+    /// Errors: [`Error::NoBroker`] with the last attempt inside, or [`Error::TlsOrSaslExpected`] itself.
+    pub async fn connect(config: ClusterConfig) -> Result<Self, Error> {
+        let inner = Inner { config, known: Mutex::default(), connections: Mutex::default() };
+        let cluster = Self { inner: Arc::new(inner) };
+        cluster.refresh(&[]).await.map_err(expect_sasl)?;
+        Ok(cluster)
+    }
+
+    /// The id the cluster was formatted with; empty if the brokers name none.
+    pub fn cluster_id(&self) -> String {
+        self.known().cluster_id.clone()
+    }
+
+    /// Finalized `transaction.version`: 2 is KIP-890, less is the older protocol.
+    pub fn transaction_version(&self) -> i16 {
+        self.known().transaction_version
+    }
+
+    /// The configuration this cluster was connected with.
+    pub fn config(&self) -> &ClusterConfig {
+        &self.inner.config
+    }
+
+    /// Ids of the brokers last seen.
+    pub fn brokers(&self) -> Vec<i32> {
+        let mut ids: Vec<i32> = self.known().brokers.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// What is remembered of a topic; no request.
+    pub fn topic(&self, name: &str) -> Option<Arc<TopicMetadata>> {
+        self.known().topics.get(name).cloned()
+    }
+
+    /// Leader of a partition as remembered; no request.
+    pub(crate) fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
+        let known = self.known();
+        known.topics.get(topic)?.partitions.get(usize::try_from(partition).ok()?)?.leader
+    }
+
+    /// Asks for brokers and the named topics. Topics that do not exist are forgotten; per-topic errors come back
+    /// with their code.
+    pub(crate) async fn refresh(&self, topics: &[&str]) -> Result<Vec<TopicAnswer>, Error> {
+        let wanted = topics.iter().map(|name| {
+            let name = TopicName(StrBytes::from_string((*name).to_owned()));
+            MetadataRequestTopic::default().with_name(Some(name))
+        });
+        let answer = self.metadata(Some(wanted.collect())).await?;
+        Ok(self.remember(&answer))
+    }
+
+    /// A metadata request to any broker; `None` asks for every topic.
+    pub(crate) async fn metadata(
+        &self,
+        topics: Option<Vec<MetadataRequestTopic>>,
+    ) -> Result<MetadataResponse, Error> {
+        let request = MetadataRequest::default().with_topics(topics).with_allow_auto_topic_creation(false);
+        self.call_any(&request).await
+    }
+
+    fn remember(&self, answer: &MetadataResponse) -> Vec<TopicAnswer> {
+        let mut known = self.known();
+        if !answer.brokers.is_empty() {
+            known.brokers = answer
+                .brokers
+                .iter()
+                .map(|broker| (broker.node_id.0, address_of(&broker.host, broker.port)))
+                .collect();
+        }
+        known.controller = (answer.controller_id.0 >= 0).then_some(answer.controller_id.0);
+        if let Some(id) = &answer.cluster_id {
+            known.cluster_id = id.to_string();
+        }
+        answer.topics.iter().filter_map(|topic| known.learn(topic)).collect()
+    }
+
+    /// Sends to any broker: the controller's stand-in first, then the others, then the configured addresses.
+    pub(crate) async fn call_any<Q: Call>(&self, request: &Q) -> Result<Q::Answer, Error> {
+        let mut last = None;
+        let candidates = self.candidates();
+        for address in &candidates {
+            let connection = match self.connection_at(address, Purpose::Admin).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    last = Some(error);
+                    continue;
+                }
+            };
+            match connection.call(request).await {
+                Err(error) if error.is_unreachable() => last = Some(error),
+                answer => return answer,
+            }
+        }
+        Err(no_broker(candidates.len(), last))
+    }
+
+    /// A connection to any broker that can be reached, for requests whose form depends on its version.
+    pub(crate) async fn any_connection(&self) -> Result<Connection, Error> {
+        let mut last = None;
+        let candidates = self.candidates();
+        for address in &candidates {
+            match self.connection_at(address, Purpose::Admin).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(no_broker(candidates.len(), last))
+    }
+
+    fn candidates(&self) -> Vec<Arc<str>> {
+        let known = self.known();
+        let controller = known.controller.and_then(|id| known.brokers.get(&id));
+        let configured = self.inner.config.brokers.iter().map(|address| Arc::from(address.as_str()));
+        let mut addresses: Vec<Arc<str>> = Vec::with_capacity(known.brokers.len() + 1);
+        for address in controller.into_iter().chain(known.brokers.values()).cloned().chain(configured) {
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        addresses
+    }
+
+    /// Sends to one broker over its admin connection.
+    pub(crate) async fn call_broker<Q: Call>(&self, broker: i32, request: &Q) -> Result<Q::Answer, Error> {
+        self.connection(broker, Purpose::Admin).await?.call(request).await
+    }
+
+    /// The shared connection to a broker for one purpose, opened if there is none alive.
+    pub(crate) async fn connection(&self, broker: i32, purpose: Purpose) -> Result<Connection, Error> {
+        let address = self.address(broker).await?;
+        self.connection_at(&address, purpose).await
+    }
+
+    /// A connection nobody shares (long polls).
+    pub(crate) async fn private_connection(&self, broker: i32) -> Result<Connection, Error> {
+        let address = self.address(broker).await?;
+        self.open(&address).await
+    }
+
+    async fn address(&self, broker: i32) -> Result<Arc<str>, Error> {
+        if let Some(address) = self.known().brokers.get(&broker) {
+            return Ok(Arc::clone(address));
+        }
+        self.refresh(&[]).await?;
+        let unknown = || Error::Api {
+            api: ApiKey::Metadata,
+            object: format!("broker {broker}"),
+            code: ErrorCode::BROKER_NOT_AVAILABLE,
+        };
+        self.known().brokers.get(&broker).cloned().ok_or_else(unknown)
+    }
+
+    async fn connection_at(&self, address: &Arc<str>, purpose: Purpose) -> Result<Connection, Error> {
+        let slot = {
+            let mut connections = self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(connections.entry((Arc::clone(address), purpose)).or_default())
+        };
+        let mut slot = slot.lock().await;
+        if let Some(connection) = slot.as_ref().filter(|connection| connection.is_alive()) {
+            return Ok(connection.clone());
+        }
+        let connection = self.open(address).await?;
+        *slot = Some(connection.clone());
+        Ok(connection)
+    }
+
+    async fn open(&self, address: &str) -> Result<Connection, Error> {
+        let config = &self.inner.config;
+        let opened =
+            Connection::open(address, &config.client_id, config.connect_timeout, config.request_timeout)
+                .await?;
+        self.known().transaction_version = opened.transaction_version();
+        Ok(opened)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.inner.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One topic of a metadata answer.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicAnswer {
+    pub(crate) name: String,
+    pub(crate) code: ErrorCode,
+    /// Present when `code` is `NONE`.
+    pub(crate) topic: Option<Arc<TopicMetadata>>,
+}
+
+impl Known {
+    fn learn(&mut self, answer: &MetadataResponseTopic) -> Option<TopicAnswer> {
+        let name = answer.name.as_ref()?.to_string();
+        let code = ErrorCode(answer.error_code);
+        let topic = (code == ErrorCode::NONE).then(|| Arc::new(topic_metadata(&name, answer)));
+        match &topic {
+            Some(topic) => self.topics.insert(name.clone(), Arc::clone(topic)),
+            None => self.topics.remove(&name),
+        };
+        Some(TopicAnswer { name, code, topic })
+    }
+}
+
+fn topic_metadata(name: &str, answer: &MetadataResponseTopic) -> TopicMetadata {
+    let mut partitions: Vec<_> = answer.partitions.iter().collect();
+    partitions.sort_unstable_by_key(|partition| partition.partition_index);
+    let partitions = partitions.into_iter().map(|partition| PartitionMetadata {
+        leader: (partition.leader_id.0 >= 0).then_some(partition.leader_id.0),
+        replicas: partition.replica_nodes.len(),
+        in_sync: partition.isr_nodes.len(),
+    });
+    TopicMetadata { name: name.to_owned(), id: answer.topic_id, partitions: partitions.collect() }
+}
+
+fn address_of(host: &str, port: i32) -> Arc<str> {
+    if host.contains(':') { format!("[{host}]:{port}").into() } else { format!("{host}:{port}").into() }
+}
+
+fn no_broker(tried: usize, last: Option<Error>) -> Error {
+    let last = last.unwrap_or(Error::BrokerAddress { address: String::new() });
+    Error::NoBroker { tried, last: Box::new(last) }
+}
+
+/// On the very first use, a connection cut after the handshake means that the broker wants SASL.
+fn expect_sasl(error: Error) -> Error {
+    let Error::NoBroker { last, .. } = &error else { return error };
+    match &**last {
+        Error::TlsOrSaslExpected { .. } | Error::BrokerAddress { .. } => (**last).clone(),
+        Error::Transport { broker, api: ApiKey::Metadata, possibly_sent: true, kind } if cut(*kind) => {
+            Error::TlsOrSaslExpected { broker: broker.clone() }
+        }
+        _ => error,
+    }
+}
+
+fn cut(kind: std::io::ErrorKind) -> bool {
+    matches!(kind, std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset)
+}

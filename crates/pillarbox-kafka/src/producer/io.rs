@@ -1,0 +1,234 @@
+//! What the machine decides, done: Produce in stages, EndTxn, InitProducerId. Straight-line requests.
+//!
+//! Nothing here decides what a failure leads to; it only says how far things got. A refused request is repeated in
+//! one case: `CONCURRENT_TRANSACTIONS` with nothing pipelined behind it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kafka_protocol::messages::{
+    ApiKey, EndTxnRequest, FindCoordinatorRequest, InitProducerIdRequest, ProducerId, TransactionalId,
+};
+use kafka_protocol::protocol::StrBytes;
+use pillarbox_wire::record_batch::ProducerIdentity;
+
+use crate::admin::millis;
+use crate::cluster::{Cluster, Purpose};
+use crate::error::{Error, ErrorCode};
+
+use super::encode::Part;
+use super::state::{IdSlot, Input, Reached};
+use super::verdict::{Cause, Failure, Verdict};
+
+mod produce;
+
+/// Key type of FindCoordinator for transactional ids.
+const KEY_TRANSACTION: i8 = 1;
+
+/// FindCoordinator version from which it takes and gives lists.
+const COORDINATOR_LISTS: i16 = 4;
+
+/// Attempts to see a topic before it is believed to be gone: a broker may lag behind the controller.
+const ABSENCE_ATTEMPTS: u32 = 5;
+const ABSENCE_PAUSE: Duration = Duration::from_millis(40);
+
+/// What all requests of one producer share.
+pub(crate) struct Wire {
+    cluster: Cluster,
+    /// Transactional ids by slot.
+    ids: Vec<String>,
+    /// Broker id of each one's coordinator, once found.
+    coordinators: Mutex<Vec<Option<i32>>>,
+    transaction_timeout: Duration,
+    request_timeout: Duration,
+}
+
+/// One transaction to be produced; the last part is the checkpoint.
+pub(crate) struct Job {
+    pub(crate) id: IdSlot,
+    pub(crate) parts: Vec<Part>,
+    pub(crate) pause: Duration,
+    pub(crate) refresh: bool,
+}
+
+impl Wire {
+    pub(crate) fn new(
+        cluster: Cluster,
+        ids: Vec<String>,
+        transaction_timeout: Duration,
+        request_timeout: Duration,
+    ) -> Self {
+        let coordinators = Mutex::new(vec![None; ids.len()]);
+        Self { cluster, ids, coordinators, transaction_timeout, request_timeout }
+    }
+
+    /// Writes every batch and reports once nothing is outstanding any more.
+    pub(crate) async fn produce(self: Arc<Self>, job: Job) -> Input {
+        pause(job.pause).await;
+        let parts = job.parts;
+        if let Err(verdict) = self.know_leaders(&parts, job.refresh).await {
+            return Input::Produced { result: Err(verdict), reached: Reached::Nothing };
+        }
+        let tally = produce::stages(&self, &self.ids[job.id.0], &parts).await;
+        let (result, reached) = tally.result(parts.len());
+        Input::Produced { result, reached }
+    }
+
+    /// Metadata for every topic of the transaction: asked for when told to or when a leader is unknown.
+    async fn know_leaders(&self, parts: &[Part], refresh: bool) -> Result<(), Verdict> {
+        let known = |part: &Part| self.cluster.leader(&part.topic.name, part.partition).is_some();
+        if !refresh && parts.iter().all(known) {
+            return Ok(());
+        }
+        let mut names: Vec<&str> = parts.iter().map(|part| part.topic.name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        for attempt in 1.. {
+            let answers = self.cluster.refresh(&names).await.map_err(|error| Verdict::of_error(&error))?;
+            let refused = answers.iter().find(|answer| answer.code.is_authorization());
+            if let Some(refused) = refused {
+                return Err(Verdict::of_produce(refused.code, &refused.name));
+            }
+            let gone = parts.iter().find(|part| {
+                self.cluster.topic(&part.topic.name).is_none_or(|topic| topic.id != part.topic.id)
+            });
+            let Some(gone) = gone else { break };
+            if attempt >= ABSENCE_ATTEMPTS {
+                let absent = answers.iter().find(|answer| answer.name == gone.topic.name);
+                return Err(gone_or_unknown(gone, absent.map(|answer| answer.code)));
+            }
+            tokio::time::sleep(ABSENCE_PAUSE).await;
+        }
+        match parts.iter().all(known) {
+            true => Ok(()),
+            false => {
+                let code = Some(ErrorCode::LEADER_NOT_AVAILABLE);
+                Err(Verdict::Replay { cause: Cause { api: ApiKey::Metadata, code }, slow: true })
+            }
+        }
+    }
+
+    /// EndTxn under exactly this identity; gives the identity of the id's next transaction.
+    pub(crate) async fn end_txn(
+        self: Arc<Self>,
+        id: IdSlot,
+        identity: ProducerIdentity,
+        commit: bool,
+        wait: Duration,
+        refresh: bool,
+    ) -> Input {
+        pause(wait).await;
+        let request = EndTxnRequest::default()
+            .with_transactional_id(self.transactional_id(id))
+            .with_producer_id(ProducerId(identity.producer_id))
+            .with_producer_epoch(identity.producer_epoch)
+            .with_committed(commit);
+        let result = self.ask_end(id, &request, refresh).await.map_err(Failure::of);
+        Input::Ended { id, result }
+    }
+
+    async fn ask_end(
+        &self,
+        id: IdSlot,
+        request: &EndTxnRequest,
+        refresh: bool,
+    ) -> Result<ProducerIdentity, Error> {
+        let coordinator = self.coordinator(id, refresh).await?;
+        let connection = self.cluster.connection(coordinator, Purpose::Coordinator).await?;
+        let answer = connection.call_within(request, self.request_timeout).await?;
+        ErrorCode(answer.error_code).check(ApiKey::EndTxn, || self.ids[id.0].clone())?;
+        let next =
+            ProducerIdentity { producer_id: answer.producer_id.0, producer_epoch: answer.producer_epoch };
+        let broker = || connection.broker().to_owned();
+        // Version 5 always names the next identity; without it the id cannot be used again.
+        if next.producer_id < 0 {
+            return Err(Error::Malformed { broker: broker(), api: ApiKey::EndTxn });
+        }
+        Ok(next)
+    }
+
+    /// InitProducerId, fenced by the expected identity, so that it cannot take the id from a new owner.
+    pub(crate) async fn renew(
+        self: Arc<Self>,
+        id: IdSlot,
+        identity: ProducerIdentity,
+        wait: Duration,
+        refresh: bool,
+    ) -> Input {
+        pause(wait).await;
+        let result = self.ask_identity(id, Some(identity), refresh).await.map_err(Failure::of);
+        Input::Renewed { id, result }
+    }
+
+    /// InitProducerId; without an expected identity it fences whoever had the id and finishes its transaction.
+    pub(crate) async fn ask_identity(
+        &self,
+        id: IdSlot,
+        expected: Option<ProducerIdentity>,
+        refresh: bool,
+    ) -> Result<ProducerIdentity, Error> {
+        let coordinator = self.coordinator(id, refresh).await?;
+        let connection = self.cluster.connection(coordinator, Purpose::Coordinator).await?;
+        let expected = expected.unwrap_or(ProducerIdentity { producer_id: -1, producer_epoch: -1 });
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(Some(self.transactional_id(id)))
+            .with_transaction_timeout_ms(millis(self.transaction_timeout))
+            .with_producer_id(ProducerId(expected.producer_id))
+            .with_producer_epoch(expected.producer_epoch);
+        let answer = connection.call_within(&request, self.request_timeout).await?;
+        ErrorCode(answer.error_code).check(ApiKey::InitProducerId, || self.ids[id.0].clone())?;
+        Ok(ProducerIdentity { producer_id: answer.producer_id.0, producer_epoch: answer.producer_epoch })
+    }
+
+    async fn coordinator(&self, id: IdSlot, refresh: bool) -> Result<i32, Error> {
+        let known = self.coordinators.lock().unwrap_or_else(PoisonError::into_inner)[id.0];
+        if let Some(known) = known.filter(|_| !refresh) {
+            return Ok(known);
+        }
+        let found = self.find_coordinator(&self.ids[id.0]).await?;
+        self.coordinators.lock().unwrap_or_else(PoisonError::into_inner)[id.0] = Some(found);
+        Ok(found)
+    }
+
+    /// Asking creates `__transaction_state` on a new cluster; 15 until that is done.
+    async fn find_coordinator(&self, transactional_id: &str) -> Result<i32, Error> {
+        let key = StrBytes::from_string(transactional_id.to_owned());
+        let request = FindCoordinatorRequest::default().with_key_type(KEY_TRANSACTION);
+        let connection = self.cluster.any_connection().await?;
+        let lists = connection.version_of::<FindCoordinatorRequest>()? >= COORDINATOR_LISTS;
+        let request = match lists {
+            true => request.with_coordinator_keys(vec![key]),
+            false => request.with_key(key),
+        };
+        let answer = connection.call_within(&request, self.request_timeout).await?;
+        let (code, node) = match answer.coordinators.first() {
+            Some(coordinator) => (coordinator.error_code, coordinator.node_id.0),
+            None => (answer.error_code, answer.node_id.0),
+        };
+        ErrorCode(code).check(ApiKey::FindCoordinator, || transactional_id.to_owned())?;
+        Ok(node)
+    }
+
+    fn transactional_id(&self, id: IdSlot) -> TransactionalId {
+        TransactionalId(StrBytes::from_string(self.ids[id.0].clone()))
+    }
+}
+
+fn gone_or_unknown(part: &Part, code: Option<ErrorCode>) -> Verdict {
+    match code {
+        Some(code) if code != ErrorCode::NONE && code != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {
+            Verdict::of_produce(code, &part.topic.name)
+        }
+        _ => Verdict::Lose(super::verdict::LostReason::TopicGone { name: part.topic.name.clone() }),
+    }
+}
+
+async fn pause(duration: Duration) {
+    if !duration.is_zero() {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+/// A first-in-first-out of replies under way, used by the pipelined stage.
+type Window<T> = VecDeque<T>;

@@ -1,0 +1,260 @@
+//! The stages of one Produce: requests to several brokers at once, pipelined per broker, tallied per partition.
+//!
+//! It returns only when no request is outstanding any more, so that whatever comes next cannot overtake it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::join_all;
+use kafka_protocol::messages::{ApiKey, ProduceRequest, ProduceResponse};
+use kafka_protocol::protocol::HeaderVersion;
+
+use crate::admin::millis;
+use crate::cluster::Purpose;
+use crate::connection::{Connection, Reply};
+use crate::error::{Error, ErrorCode};
+use crate::producer::encode::{PRODUCE_BY_ID, Part, produce_body};
+use crate::producer::plan::{Item, REQUEST_BYTES_MAX, Request, Stage, plan};
+use crate::producer::state::{Reached, markers_pause};
+use crate::producer::verdict::{Cause, Verdict};
+
+use super::{Window, Wire, pause};
+
+/// Produce requests under way on one connection; the broker keeps the order of five batches per partition.
+const PIPELINE_MAX: usize = 5;
+
+/// Repetitions of a request refused with `CONCURRENT_TRANSACTIONS`: about two seconds, on top of the broker's own
+/// 100 ms of waiting.
+const CONCURRENT_REPEATS_MAX: u32 = 200;
+
+/// What came of all requests of a transaction.
+pub(super) struct Tally {
+    verdict: Option<Verdict>,
+    reached: Reached,
+    acked: usize,
+    last_base_offset: i64,
+}
+
+impl Tally {
+    fn new() -> Self {
+        Self { verdict: None, reached: Reached::Nothing, acked: 0, last_base_offset: -1 }
+    }
+
+    fn fail(&mut self, verdict: Verdict) {
+        self.verdict = Some(match self.verdict.take() {
+            Some(earlier) => earlier.worse(verdict),
+            None => verdict,
+        });
+    }
+
+    fn fail_with(&mut self, error: &Error) {
+        if error.possibly_sent() {
+            self.reached = self.reached.max(Reached::Unsure);
+        }
+        self.fail(Verdict::of_error(error));
+    }
+
+    fn merge(&mut self, other: Tally) {
+        self.reached = self.reached.max(other.reached);
+        self.acked += other.acked;
+        self.last_base_offset = self.last_base_offset.max(other.last_base_offset);
+        if let Some(verdict) = other.verdict {
+            self.fail(verdict);
+        }
+    }
+
+    pub(super) fn result(self, parts: usize) -> (Result<i64, Verdict>, Reached) {
+        match self.verdict {
+            Some(verdict) => (Err(verdict), self.reached),
+            None => {
+                assert_eq!(self.acked, parts, "success means that every batch was acknowledged");
+                (Ok(self.last_base_offset), self.reached)
+            }
+        }
+    }
+}
+
+/// What all requests of one transaction share.
+struct Run<'a> {
+    wire: &'a Wire,
+    transactional_id: &'a str,
+    parts: &'a [Part],
+    /// Set by the first failure: nothing further is sent, what is under way is awaited.
+    failed: AtomicBool,
+}
+
+/// Produces all parts; leaders are known.
+pub(super) async fn stages(wire: &Wire, transactional_id: &str, parts: &[Part]) -> Tally {
+    let run = Run { wire, transactional_id, parts, failed: AtomicBool::new(false) };
+    let mut tally = Tally::new();
+    let Some(items) = run.items() else {
+        let code = Some(ErrorCode::LEADER_NOT_AVAILABLE);
+        tally.fail(Verdict::Replay { cause: Cause { api: ApiKey::Metadata, code }, slow: true });
+        return tally;
+    };
+    for stage in plan(&items, REQUEST_BYTES_MAX) {
+        run.stage(&stage, &mut tally).await;
+        if tally.verdict.is_some() {
+            break;
+        }
+    }
+    tally
+}
+
+impl Run<'_> {
+    fn items(&self) -> Option<Vec<Item<(uuid::Uuid, i32)>>> {
+        let item = |part: &Part| {
+            let broker = self.wire.cluster.leader(&part.topic.name, part.partition)?;
+            Some(Item { partition: (part.topic.id, part.partition), broker, bytes: part.bytes.len() })
+        };
+        self.parts.iter().map(item).collect()
+    }
+
+    async fn stage(&self, stage: &Stage, tally: &mut Tally) {
+        let mut brokers: Vec<i32> = stage.requests.iter().map(|request| request.broker).collect();
+        brokers.sort_unstable();
+        brokers.dedup();
+        let lanes = brokers.iter().map(|broker| {
+            let requests = stage.requests.iter().filter(|request| request.broker == *broker).collect();
+            self.lane(*broker, requests, stage.repeatable)
+        });
+        for lane in join_all(lanes).await {
+            tally.merge(lane);
+        }
+    }
+
+    /// All requests of one stage to one broker, in order, several under way.
+    async fn lane(&self, broker: i32, requests: Vec<&Request>, repeatable: bool) -> Tally {
+        let mut tally = Tally::new();
+        let connection = match self.wire.cluster.connection(broker, Purpose::Data).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.failed.store(true, Ordering::Relaxed);
+                tally.fail_with(&error);
+                return tally;
+            }
+        };
+        let mut window: Window<(Vec<usize>, Result<Sent, Error>)> = Window::new();
+        for request in requests {
+            if self.failed.load(Ordering::Relaxed) {
+                break;
+            }
+            if window.len() >= PIPELINE_MAX {
+                self.settle_front(&connection, &mut window, repeatable, &mut tally).await;
+            }
+            window.push_back((request.items.clone(), self.send(&connection, &request.items)));
+        }
+        while !window.is_empty() {
+            self.settle_front(&connection, &mut window, repeatable, &mut tally).await;
+        }
+        tally
+    }
+
+    async fn settle_front(
+        &self,
+        connection: &Connection,
+        window: &mut Window<(Vec<usize>, Result<Sent, Error>)>,
+        repeatable: bool,
+        tally: &mut Tally,
+    ) {
+        let Some((items, sent)) = window.pop_front() else { return };
+        self.settle(connection, items, sent, repeatable, tally).await;
+        if tally.verdict.is_some() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Awaits one answer; repeats the partitions that are still waiting for an earlier transaction's markers.
+    async fn settle(
+        &self,
+        connection: &Connection,
+        mut items: Vec<usize>,
+        mut sent: Result<Sent, Error>,
+        repeatable: bool,
+        tally: &mut Tally,
+    ) {
+        for attempt in 0.. {
+            let answer = match sent {
+                Ok(sent) => sent.answer(connection).await,
+                Err(error) => Err(error),
+            };
+            let waiting = match answer {
+                Ok(answer) => {
+                    self.count(&answer, &items, repeatable && attempt < CONCURRENT_REPEATS_MAX, tally)
+                }
+                Err(error) => return tally.fail_with(&error),
+            };
+            if waiting.is_empty() || tally.verdict.is_some() {
+                return;
+            }
+            pause(markers_pause(attempt)).await;
+            items = waiting;
+            sent = self.send(connection, &items);
+        }
+    }
+
+    fn send(&self, connection: &Connection, items: &[usize]) -> Result<Sent, Error> {
+        let version = connection.version_of::<ProduceRequest>()?;
+        let parts: Vec<&Part> = items.iter().map(|item| &self.parts[*item]).collect();
+        let timeout = self.wire.request_timeout;
+        let body = produce_body(version, self.transactional_id, millis(timeout), &parts);
+        let header = ProduceRequest::header_version(version);
+        // Data and acknowledgement may each take the broker's limit.
+        let reply = connection.start(ApiKey::Produce, version, header, body, timeout * 2)?;
+        Ok(Sent { reply, version })
+    }
+
+    /// Tallies one answer; gives the items to be sent once more.
+    fn count(&self, answer: &Answered, items: &[usize], may_repeat: bool, tally: &mut Tally) -> Vec<usize> {
+        tally.reached = tally.reached.max(Reached::Unsure);
+        let mut waiting = Vec::new();
+        for item in items {
+            let part = &self.parts[*item];
+            match answer.of(part) {
+                Some((ErrorCode::NONE, base_offset)) => {
+                    tally.reached = Reached::Acked;
+                    tally.acked += 1;
+                    if *item + 1 == self.parts.len() {
+                        tally.last_base_offset = base_offset;
+                    }
+                }
+                Some((ErrorCode::CONCURRENT_TRANSACTIONS, _)) if may_repeat => waiting.push(*item),
+                Some((code, _)) => tally.fail(Verdict::of_produce(code, &part.topic.name)),
+                None => {
+                    let cause = Cause { api: ApiKey::Produce, code: None };
+                    tally.fail(Verdict::Replay { cause, slow: true });
+                }
+            }
+        }
+        waiting
+    }
+}
+
+struct Sent {
+    reply: Reply,
+    version: i16,
+}
+
+impl Sent {
+    async fn answer(self, connection: &Connection) -> Result<Answered, Error> {
+        let frame = self.reply.frame().await?;
+        let response = connection.decode::<ProduceRequest>(frame, self.version)?;
+        Ok(Answered { response, by_id: self.version >= PRODUCE_BY_ID })
+    }
+}
+
+struct Answered {
+    response: ProduceResponse,
+    by_id: bool,
+}
+
+impl Answered {
+    /// Code and base offset for a batch's partition.
+    fn of(&self, part: &Part) -> Option<(ErrorCode, i64)> {
+        let topic = self.response.responses.iter().find(|topic| match self.by_id {
+            true => topic.topic_id == part.topic.id,
+            false => *topic.name.0 == *part.topic.name,
+        })?;
+        let partition = topic.partition_responses.iter().find(|found| found.index == part.partition)?;
+        Some((ErrorCode(partition.error_code), partition.base_offset))
+    }
+}

@@ -1,0 +1,83 @@
+//! The apis this client calls, each tied to its answer and to the versions we speak.
+//!
+//! The codec's own `Request` trait exists only where broker-side code is compiled in; this one asks for less. A
+//! range narrower than the codec's says why.
+
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsRequest, CreatePartitionsResponse,
+    CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
+    EndTxnRequest, EndTxnResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
+    FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest,
+    ListOffsetsResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
+};
+use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
+
+/// A request type, its answer and the versions we are able to send.
+pub(crate) trait Call: Encodable + HeaderVersion {
+    /// Api key on the wire.
+    const API: ApiKey;
+    /// Lowest and highest version we speak, both inclusive.
+    const VERSIONS: (i16, i16);
+    /// What the broker sends back.
+    type Answer: Decodable + HeaderVersion;
+}
+
+macro_rules! calls {
+    ($($api:ident: $request:ty => $answer:ty, $min:literal ..= $max:literal;)*) => {
+        $(impl Call for $request {
+            const API: ApiKey = ApiKey::$api;
+            const VERSIONS: (i16, i16) = ($min, $max);
+            type Answer = $answer;
+        })*
+    };
+}
+
+calls! {
+    ApiVersions: ApiVersionsRequest => ApiVersionsResponse, 0..=4;
+    // From v10 on: topic ids.
+    Metadata: MetadataRequest => MetadataResponse, 10..=13;
+    // From v3 on: expected producer id and epoch (KIP-360).
+    InitProducerId: InitProducerIdRequest => InitProducerIdResponse, 3..=5;
+    // v5 is KIP-890: the answer carries the next producer id and epoch.
+    EndTxn: EndTxnRequest => EndTxnResponse, 5..=5;
+    // v12 joins partitions to the transaction implicitly (KIP-890), v13 names topics by id.
+    Produce: ProduceRequest => ProduceResponse, 12..=13;
+    FindCoordinator: FindCoordinatorRequest => FindCoordinatorResponse, 2..=6;
+    Fetch: FetchRequest => FetchResponse, 11..=17;
+    ListOffsets: ListOffsetsRequest => ListOffsetsResponse, 4..=10;
+    CreateTopics: CreateTopicsRequest => CreateTopicsResponse, 4..=7;
+    DeleteTopics: DeleteTopicsRequest => DeleteTopicsResponse, 3..=6;
+    DeleteRecords: DeleteRecordsRequest => DeleteRecordsResponse, 1..=2;
+    CreatePartitions: CreatePartitionsRequest => CreatePartitionsResponse, 1..=3;
+    DescribeConfigs: DescribeConfigsRequest => DescribeConfigsResponse, 1..=4;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kafka_protocol::protocol::Message;
+
+    fn inside<C: Call + Message>() {
+        let (min, max) = C::VERSIONS;
+        let codec = <C as Message>::VERSIONS;
+        assert!(codec.min <= min && min <= max && max <= codec.max, "{:?}", C::API);
+    }
+
+    #[test]
+    fn every_range_lies_inside_the_codecs() {
+        inside::<ApiVersionsRequest>();
+        inside::<MetadataRequest>();
+        inside::<InitProducerIdRequest>();
+        inside::<EndTxnRequest>();
+        inside::<ProduceRequest>();
+        inside::<FindCoordinatorRequest>();
+        inside::<FetchRequest>();
+        inside::<ListOffsetsRequest>();
+        inside::<CreateTopicsRequest>();
+        inside::<DeleteTopicsRequest>();
+        inside::<DeleteRecordsRequest>();
+        inside::<CreatePartitionsRequest>();
+        inside::<DescribeConfigsRequest>();
+    }
+}
