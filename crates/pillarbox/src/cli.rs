@@ -5,6 +5,9 @@
 
 mod completions;
 mod config;
+mod pause;
+mod run;
+mod tap;
 
 use std::path::PathBuf;
 
@@ -13,6 +16,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use pillarbox_relay::error::{Code, ExitCode, Fault};
 
 use crate::config::{DEFAULT_FILE, Loaded, load};
+use crate::http::Verb;
 use crate::report::Failure;
 
 /// Relays committed Postgres outbox rows to Kafka: exactly once, in commit order.
@@ -33,6 +37,14 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Relay until a signal ends it
+    Run(run::Arguments),
+    /// Watch events as a read_committed consumer sees them
+    Tap(tap::Arguments),
+    /// Commit what is open, then relay nothing until resumed
+    Pause(pause::Arguments),
+    /// Go on after a pause
+    Resume(pause::Arguments),
     /// Look at or check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -68,7 +80,8 @@ impl Cli {
     pub(crate) fn wants_json(&self) -> bool {
         match &self.command {
             Command::Config(command) => command.wants_json(),
-            Command::Completions(_) => false,
+            Command::Tap(arguments) => arguments.wants_json(),
+            Command::Run(_) | Command::Pause(_) | Command::Resume(_) | Command::Completions(_) => false,
         }
     }
 
@@ -78,6 +91,10 @@ impl Cli {
     /// Why it could not be done; whoever gets it tells and exits.
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.command {
+            Command::Run(arguments) => arguments.run(),
+            Command::Tap(arguments) => arguments.run(),
+            Command::Pause(arguments) => arguments.run(Verb::Pause),
+            Command::Resume(arguments) => arguments.run(Verb::Resume),
             Command::Config(command) => command.run(),
             Command::Completions(arguments) => arguments.run(),
         }
@@ -102,4 +119,25 @@ pub(crate) fn print(data: &[u8]) -> Result<(), Failure> {
 pub(crate) fn internal(cause: impl std::fmt::Display) -> Failure {
     let fault = Fault::new(Code::Internal, "pillarbox could not finish the command").because(cause);
     Failure::Fault(fault.hint("please report it with the command and its output"))
+}
+
+/// Threads of the runtime for everything but the hot path: one that works, one that answers health
+/// checks meanwhile.
+const RUNTIME_THREADS: usize = 2;
+
+/// Runs a command's future on a runtime of its own.
+///
+/// # Errors
+/// What the future says, or that the system gives no threads.
+pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .thread_name("pillarbox-control")
+        .enable_all()
+        .build()
+        .map_err(internal)?;
+    let outcome = runtime.block_on(work);
+    // A look-up that hangs in the system must not keep the process.
+    runtime.shutdown_background();
+    outcome
 }

@@ -5,7 +5,11 @@
 mod cli;
 mod config;
 mod http;
+mod log;
+mod relay;
 mod report;
+mod signals;
+mod tap;
 
 use clap::Parser;
 

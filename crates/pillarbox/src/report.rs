@@ -47,6 +47,8 @@ pub(crate) enum Failure {
     Config(Problems),
     /// Something with a code went wrong.
     Fault(Fault),
+    /// The same, where the situation demands another exit code than the table says.
+    Exit(Fault, ExitCode),
     /// The answer is no, and was already given on stdout or stderr.
     Answered(ExitCode),
 }
@@ -57,7 +59,7 @@ impl Failure {
         match self {
             Failure::Config(problems) => problems.exit(),
             Failure::Fault(fault) => fault.code.exit(),
-            Failure::Answered(code) => *code,
+            Failure::Exit(_, code) | Failure::Answered(code) => *code,
         }
     }
 }
@@ -86,8 +88,8 @@ pub(crate) fn tell(failure: &Failure, json: bool) {
     let text = match failure {
         Failure::Config(problems) if json => problems_json(problems),
         Failure::Config(problems) => problems_text(problems, painted),
-        Failure::Fault(fault) if json => fault_json(Level::Error, fault),
-        Failure::Fault(fault) => fault_text(Level::Error, fault, painted),
+        Failure::Fault(fault) | Failure::Exit(fault, _) if json => fault_json(Level::Error, fault),
+        Failure::Fault(fault) | Failure::Exit(fault, _) => fault_text(Level::Error, fault, painted),
         Failure::Answered(_) => return,
     };
     // Nobody is left to tell when stderr is closed.
