@@ -205,10 +205,8 @@ impl Connection {
     /// # Errors
     /// [`SourceError`]; 42P01 or 3F000 when the database is not set up.
     pub fn lineage_row(&mut self, pipeline: &str) -> Result<Option<(i64, String)>, SourceError> {
-        let sql = format!(
-            "SELECT seq, nonce FROM pillarbox.lineage WHERE pipeline = {} AND seq > 0",
-            quote_literal(pipeline)
-        );
+        let sql =
+            format!("SELECT seq, nonce FROM pillarbox.lineage WHERE pipeline = {}", quote_literal(pipeline));
         let rows = self.query(&sql, CATALOG_TIMEOUT)?;
         let Some(row) = rows.first() else { return Ok(None) };
         Ok(Some((parse(row.require(0)?)?, row.require(1)?.to_owned())))

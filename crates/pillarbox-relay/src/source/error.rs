@@ -191,7 +191,7 @@ fn server_code(error: &ServerError) -> Code {
         ("55000", "CheckLogicalDecodingRequirements") => Code::PgWalLevel,
         // An invalidated slot comes with a DETAIL that says why; one that is of the wrong kind, of
         // another database or synchronised from a primary comes without, or with advice.
-        ("55000", "CreateDecodingContext" | "ReplicationSlotAcquire") => {
+        ("55000", "StartLogicalReplication" | "CreateDecodingContext" | "ReplicationSlotAcquire") => {
             if error.detail.is_some() && error.hint.is_none() { Code::SlotLost } else { Code::SlotUnfit }
         }
         ("58P01", _) => Code::SlotLost,
@@ -244,5 +244,96 @@ fn hba_hint(settings: &config::Postgres, tls_offered: bool) -> String {
         )
     } else {
         format!("add to pg_hba.conf: `{line}`, {reload}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> config::Postgres {
+        config::Postgres {
+            host: "db".into(),
+            port: 5432,
+            user: "relay".into(),
+            password: Some(config::Secret::new("hunter2")),
+            database: "shop".into(),
+            slot: "s".into(),
+            publication: "p".into(),
+        }
+    }
+
+    fn server(sqlstate: &str, routine: &str, detail: Option<&str>, hint: Option<&str>) -> ServerError {
+        ServerError {
+            severity: "ERROR".into(),
+            sqlstate: sqlstate.into(),
+            message: "die Meldung".into(),
+            detail: detail.map(str::to_owned),
+            hint: hint.map(str::to_owned),
+            routine: routine.into(),
+        }
+    }
+
+    #[test]
+    fn one_table_decides_by_state_and_routine() {
+        let invalidated =
+            Some("This slot has been invalidated because it exceeded the maximum reserved size.");
+        for (sqlstate, routine, detail, hint, code) in [
+            ("28P01", "auth_failed", None, None, Code::PgAuthentication),
+            ("28000", "ClientAuthentication", None, None, Code::PgNoEntry),
+            ("28000", "InitializeSessionUserId", None, None, Code::PgAuthentication),
+            ("3D000", "InitPostgres", None, None, Code::PgNoDatabase),
+            ("42501", "InitPostgres", None, None, Code::PgNoReplicationRole),
+            ("42501", "CheckSlotPermissions", None, None, Code::PgNoReplicationRole),
+            ("42501", "aclcheck_error", None, None, Code::PgPrivilege),
+            ("55006", "ReplicationSlotAcquire", None, None, Code::SlotActive),
+            ("42704", "ReplicationSlotAcquire", None, None, Code::SlotMissing),
+            ("42704", "get_publication_oid", None, None, Code::PublicationMissing),
+            ("55000", "CheckLogicalDecodingRequirements", None, None, Code::PgWalLevel),
+            ("55000", "StartLogicalReplication", invalidated, None, Code::SlotLost),
+            ("55000", "CreateDecodingContext", invalidated, None, Code::SlotLost),
+            ("55000", "CreateDecodingContext", None, None, Code::SlotUnfit),
+            ("55000", "CreateDecodingContext", Some("synchronised"), Some("use another"), Code::SlotUnfit),
+            ("58P01", "XLogFileRead", None, None, Code::SlotLost),
+            ("53300", "InitWalSenderSlot", None, None, Code::PgLimit),
+            ("53400", "ReplicationSlotCreate", None, None, Code::PgLimit),
+            ("57P01", "ProcessInterrupts", None, None, Code::PgProtocol),
+            ("57P03", "ProcessStartupPacket", None, None, Code::PgProtocol),
+            ("42P01", "parserOpenTable", None, None, Code::NotSetUp),
+            ("0A000", "CheckLogicalDecodingRequirements", None, None, Code::PgStandby),
+        ] {
+            let error = server(sqlstate, routine, detail, hint);
+            assert_eq!(server_code(&error), code, "{sqlstate} {routine}");
+        }
+    }
+
+    #[test]
+    fn details_that_can_quote_a_row_are_not_repeated() {
+        let quoting = server("23505", "_bt_check_unique", Some("Key (id)=(secret) already exists."), None);
+        let settings = settings();
+        let attempt = Attempt { message: "cannot do it", settings: &settings };
+        let fault = format!("{:?}", SourceError::Server(Box::new(quoting)).fault(&attempt));
+        assert!(!fault.contains("secret"), "{fault}");
+        let harmless = server("55006", "ReplicationSlotAcquire", Some("by PID 7"), None);
+        assert!(harmless.to_string().contains("by PID 7"));
+    }
+
+    #[test]
+    fn no_fault_shows_the_password_and_hints_name_the_objects() {
+        let settings = settings();
+        let attempt = Attempt { message: "cannot connect", settings: &settings };
+        for error in [
+            SourceError::TimedOut,
+            SourceError::PasswordMissing,
+            SourceError::ServerUnproven,
+            SourceError::Server(Box::new(server("28P01", "auth_failed", None, None))),
+            SourceError::TlsRequired(Box::new(server("28000", "ClientAuthentication", None, None))),
+        ] {
+            let fault = error.fault(&attempt);
+            assert!(!format!("{fault:?}").contains("hunter2"), "{fault:?}");
+            assert!(fault.hint.is_some(), "{fault:?}");
+        }
+        let limit = SourceError::TlsRequired(Box::new(server("28000", "ClientAuthentication", None, None)));
+        assert_eq!(limit.fault(&attempt).code, Code::PgTlsRequired);
     }
 }

@@ -145,7 +145,11 @@ fn offers_scram(mechanisms: &[u8]) -> Result<bool, SourceError> {
 
 fn receive_request(channel: &mut Channel, deadline: Instant) -> Result<(i32, Vec<u8>), SourceError> {
     loop {
-        let answer = channel.receive(deadline)?;
+        // Whatever else listens there: its first bytes make a nonsensical length.
+        let answer = channel.receive(deadline).map_err(|error| match error {
+            SourceError::FrameTooLarge { .. } | SourceError::Malformed(_) => SourceError::NotPostgres,
+            error => error,
+        })?;
         match answer.tag {
             b'R' => {
                 let mut rest = answer.body;

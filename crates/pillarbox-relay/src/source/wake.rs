@@ -4,8 +4,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use super::socket::timespec;
 
 /// A doorbell between threads: wake-ups before a wait are kept, several become one.
 #[derive(Debug, Clone)]
@@ -27,6 +30,12 @@ impl Wake {
     pub fn wake(&self) {
         // The only possible failure is a counter that is full, that is, a doorbell rung already.
         let _ = rustix::io::write(&*self.event, &1_u64.to_ne_bytes());
+    }
+
+    /// Waits for a ring, `timeout` at most; true when there was one. May return early.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.fd(), PollFlags::IN)];
+        matches!(poll(&mut fds, Some(&timespec(timeout))), Ok(1)) && self.take()
     }
 
     /// True when it was rung since the last call.
@@ -51,7 +60,7 @@ mod tests {
         let other = wake.clone();
         other.wake();
         other.wake();
-        assert!(wake.take());
-        assert!(!wake.take());
+        assert!(wake.wait(Duration::from_secs(30)));
+        assert!(!wake.wait(Duration::from_micros(50)));
     }
 }

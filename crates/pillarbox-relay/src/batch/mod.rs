@@ -1,0 +1,232 @@
+//! Stage 5, batch: events become Kafka record batches, one growing batch per touched partition.
+//!
+//! ```text
+//! free -> filling (append) -> sealed (seal) -> committing (the sink) -> free (recycle)
+//! ```
+//!
+//! A set becomes exactly one Kafka transaction. Buffers are used again. Never grows past its
+//! limits: the caller asks [`BatchSet::record_bytes`] before it appends, and a batch ends before it
+//! would exceed its topic's `max.message.bytes`.
+
+use pillarbox_wire::position::PartitionId;
+use pillarbox_wire::record_batch::{BATCH_HEADER_LEN, BatchBuilder, Header};
+
+use crate::route::{Destination, TopicIndex};
+
+pub use pillarbox_wire::record_batch::BatchError;
+
+/// Bytes that all sets of a pipeline may hold together: the bound of the relay's memory.
+pub const POOL_BYTES_MAX: usize = 48 << 20;
+/// A set is full at a transaction boundary beyond this many events: the broker's cost per commit
+/// has long been spread thin by then.
+pub const FILL_EVENTS: usize = 10_000;
+/// A set is full at a transaction boundary beyond this many bytes.
+pub const FILL_BYTES: usize = 4 << 20;
+/// Empty buffers kept for the next set, in bytes of capacity.
+const SPARE_BYTES_MAX: usize = 12 << 20;
+/// A batch is ended at this size even where the topic would take more: one request per broker
+/// stays far below what a broker reads at once.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// A record before it is encoded.
+pub struct Record<'a> {
+    /// Milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// The key.
+    pub key: Option<&'a [u8]>,
+    /// The value.
+    pub value: Option<&'a [u8]>,
+    /// Headers in order.
+    pub headers: &'a [Header<'a>],
+}
+
+/// A finished, unstamped record batch.
+pub struct SealedBatch {
+    /// Its topic.
+    pub topic: TopicIndex,
+    /// Its partition.
+    pub partition: PartitionId,
+    /// The batch.
+    pub bytes: Vec<u8>,
+    /// Records in it.
+    pub records: u32,
+}
+
+struct Part {
+    topic: TopicIndex,
+    partition: PartitionId,
+    builder: BatchBuilder,
+    touched: bool,
+}
+
+/// The set that is filling.
+#[derive(Default)]
+pub struct BatchSet {
+    /// By slot.
+    parts: Vec<Option<Part>>,
+    touched: Vec<usize>,
+    ended: Vec<SealedBatch>,
+    spare: Vec<Vec<u8>>,
+    spare_bytes: usize,
+    bytes: usize,
+    events: usize,
+}
+
+impl BatchSet {
+    /// An empty set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.events == 0
+    }
+
+    /// Record bytes in it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Events in it.
+    pub fn events(&self) -> usize {
+        self.events
+    }
+
+    /// Whether a transaction boundary is the moment to seal it, whatever the clock says.
+    pub fn is_full(&self) -> bool {
+        self.events >= FILL_EVENTS || self.bytes >= FILL_BYTES
+    }
+
+    /// Slots that got events, in order of their first.
+    pub fn touched(&self) -> &[usize] {
+        &self.touched
+    }
+
+    /// Bytes that the record takes, and whether its topic takes a batch with it alone.
+    pub fn record_bytes(record: &Record<'_>, batch_bytes_max: usize) -> Result<usize, usize> {
+        let alone = BatchBuilder::new();
+        let bytes = alone.record_len(record.timestamp_ms, record.key, record.value, record.headers);
+        let batch = bytes + BATCH_HEADER_LEN;
+        if batch > batch_bytes_max { Err(batch) } else { Ok(bytes) }
+    }
+
+    /// Appends a record that [`BatchSet::record_bytes`] let through.
+    pub fn append(
+        &mut self,
+        to: Destination,
+        record: &Record<'_>,
+        batch_bytes_max: usize,
+    ) -> Result<(), BatchError> {
+        if self.parts.len() <= to.slot {
+            self.parts.resize_with(to.slot + 1, || None);
+        }
+        let part = self.parts[to.slot].get_or_insert_with(|| Part {
+            topic: to.topic,
+            partition: to.partition,
+            builder: BatchBuilder::new(),
+            touched: false,
+        });
+        let Record { timestamp_ms, key, value, headers } = *record;
+        let bytes = part.builder.record_len(timestamp_ms, key, value, headers);
+        let limit = batch_bytes_max.min(BATCH_BYTES_MAX);
+        if !part.builder.is_empty() && part.builder.len() + bytes > limit {
+            self.ended.push(end(part));
+        }
+        if part.builder.is_empty()
+            && let Some(buffer) = self.spare.pop()
+        {
+            self.spare_bytes -= buffer.capacity();
+            part.builder = BatchBuilder::with_buffer(buffer);
+        }
+        part.builder.append(timestamp_ms, key, value, headers)?;
+        if !part.touched {
+            part.touched = true;
+            self.touched.push(to.slot);
+        }
+        self.bytes += bytes;
+        self.events += 1;
+        Ok(())
+    }
+
+    /// Ends every batch and empties the set. Batches of one partition stand in order.
+    pub fn seal(&mut self) -> Vec<SealedBatch> {
+        let mut batches = std::mem::take(&mut self.ended);
+        for slot in self.touched.drain(..) {
+            let part = self.parts[slot].as_mut().expect("a touched slot has a part");
+            part.touched = false;
+            batches.push(end(part));
+        }
+        self.bytes = 0;
+        self.events = 0;
+        batches
+    }
+
+    /// Takes back the buffers of a set that was committed.
+    pub fn recycle(&mut self, buffers: impl IntoIterator<Item = Vec<u8>>) {
+        for buffer in buffers {
+            if self.spare_bytes + buffer.capacity() <= SPARE_BYTES_MAX {
+                self.spare_bytes += buffer.capacity();
+                self.spare.push(buffer);
+            }
+        }
+    }
+}
+
+fn end(part: &mut Part) -> SealedBatch {
+    SealedBatch {
+        topic: part.topic,
+        partition: part.partition,
+        records: part.builder.count(),
+        bytes: part.builder.take(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(slot: usize) -> Destination {
+        Destination { topic: TopicIndex(0), partition: PartitionId(slot as u32), slot }
+    }
+
+    fn record(value: &[u8]) -> Record<'_> {
+        Record { timestamp_ms: 1, key: None, value: Some(value), headers: &[] }
+    }
+
+    #[test]
+    fn a_batch_ends_before_its_topic_refuses_it() {
+        let mut set = BatchSet::new();
+        let value = [0; 100];
+        for _ in 0..10 {
+            set.append(to(3), &record(&value), 400).unwrap();
+        }
+        assert_eq!(set.events(), 10);
+        assert_eq!(set.touched(), [3]);
+        let batches = set.seal();
+        assert!(batches.len() > 1);
+        assert!(batches.iter().all(|batch| batch.bytes.len() <= 400));
+        assert_eq!(batches.iter().map(|batch| batch.records).sum::<u32>(), 10);
+        assert!(set.is_empty() && set.bytes() == 0 && set.touched().is_empty());
+    }
+
+    #[test]
+    fn a_record_that_no_batch_takes_is_known_before() {
+        assert!(BatchSet::record_bytes(&record(&[0; 100]), 400).is_ok());
+        assert!(BatchSet::record_bytes(&record(&[0; 400]), 400).is_err());
+    }
+
+    #[test]
+    fn buffers_come_back() {
+        let mut set = BatchSet::new();
+        set.append(to(0), &record(&[0; 100]), 1 << 20).unwrap();
+        let capacity = {
+            let batch = set.seal().remove(0);
+            let capacity = batch.bytes.capacity();
+            set.recycle([batch.bytes]);
+            capacity
+        };
+        set.append(to(1), &record(&[1; 10]), 1 << 20).unwrap();
+        assert_eq!(set.seal().remove(0).bytes.capacity(), capacity);
+    }
+}

@@ -1,0 +1,222 @@
+//! Start, step 1: own the slot. The slot is the leader lock: Postgres lets one client stream.
+//!
+//! ```text
+//! connect -> checks -> slot free? --no--> stand by: look every 100 ms --+
+//!                          |  ^                                         |
+//!                          |  +---------- freed, or stale leader ended -+
+//!                          v
+//!                START_REPLICATION 0/0, nothing confirmed
+//! ```
+//!
+//! | found | done |
+//! | --- | --- |
+//! | slot missing, lost, unfit | halt: re-creating it would skip events |
+//! | publication missing or lacking a table's inserts | halt |
+//! | slot in use | stand by; once it is free try once, and stand by again if another was faster |
+//! | leader unchanged for 5 s of our own clock (pid, start, reply time) | end exactly that walsender |
+//! | server in recovery | try again later: slots of a standby are not ours to use |
+//!
+//! Never confirms anything, never fences anybody.
+
+use std::time::{Duration, Instant};
+
+use pillarbox_wire::lsn::{Lsn, TimelineId};
+
+use super::messages::{Command, Event, Inbox};
+use crate::config::{Config, TableName};
+use crate::error::{Code, Fault};
+use crate::position::lineage::SourceFacts;
+use crate::source::{Attempt, Connection, PublicationState, SlotInfo, SourceError, Stream};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a standby looks at the slot: part of the takeover time.
+const STANDBY_INTERVAL: Duration = Duration::from_millis(50);
+/// A leader that says nothing for this long by the standby's own clock is stale. The leader sends
+/// a status every second.
+const STALE_LEADER: Duration = Duration::from_secs(5);
+/// The database that plays no part in the slot's fate must not hold a standby up.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The slot is ours.
+pub(crate) struct Acquired {
+    pub(crate) stream: Stream,
+    pub(crate) facts: SourceFacts,
+}
+
+/// Why it did not come to that.
+pub(crate) enum NotAcquired {
+    Released,
+    Fault(Fault),
+}
+
+impl From<Fault> for NotAcquired {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// Waits until the slot is free, then takes it.
+pub(crate) fn acquire(
+    config: &Config,
+    inbox: &Inbox,
+    mut tell: impl FnMut(Event),
+) -> Result<Acquired, NotAcquired> {
+    loop {
+        let mut connection = connect(config)?;
+        let slot = wait_until_free(config, &mut connection, inbox, &mut tell)?;
+        let facts = facts(config, &mut connection, &slot)?;
+        let postgres = &config.postgres;
+        match connection.start_replication(&postgres.slot, &postgres.publication) {
+            Ok(stream) => return Ok(Acquired { stream, facts }),
+            Err(SourceError::Server(error)) if error.sqlstate == "55006" => tell(Event::SlotBusy),
+            Err(error) => return Err(fault(config, &error, "cannot stream from").into()),
+        }
+    }
+}
+
+fn connect(config: &Config) -> Result<Connection, Fault> {
+    let name = format!("pillarbox/{}", config.pipeline);
+    Connection::connect(&config.postgres, &name, CONNECT_TIMEOUT)
+        .map_err(|error| fault(config, &error, "cannot connect to read"))
+}
+
+fn fault(config: &Config, error: &SourceError, attempt: &str) -> Fault {
+    let message = format!("{attempt} slot \"{}\"", config.postgres.slot);
+    error.fault(&Attempt { message: &message, settings: &config.postgres })
+}
+
+fn wait_until_free(
+    config: &Config,
+    connection: &mut Connection,
+    inbox: &Inbox,
+    tell: &mut impl FnMut(Event),
+) -> Result<SlotInfo, NotAcquired> {
+    let mut leader: Option<(Leader, Instant)> = None;
+    loop {
+        if matches!(inbox.next(), Some(Command::Release | Command::Drain)) {
+            return Err(NotAcquired::Released);
+        }
+        let slot = usable_slot(config, connection)?;
+        let Some(now) = Leader::of(&slot) else { return Ok(slot) };
+        match &leader {
+            Some((known, since)) if *known == now => {
+                if since.elapsed() >= STALE_LEADER {
+                    end_leader(config, connection, &now)?;
+                    leader = None;
+                }
+            }
+            _ => {
+                if leader.is_none() {
+                    tell(Event::SlotBusy);
+                }
+                leader = Some((now, Instant::now()));
+            }
+        }
+        inbox.wake.wait(STANDBY_INTERVAL);
+    }
+}
+
+/// What shows that a leader lives: its connection, and the time in its last reply (its own clock,
+/// so it is only compared with itself).
+#[derive(Debug, PartialEq, Eq)]
+struct Leader {
+    pid: i32,
+    backend_start: Option<String>,
+    reply_time: Option<String>,
+}
+
+impl Leader {
+    fn of(slot: &SlotInfo) -> Option<Self> {
+        let pid = slot.active_pid.filter(|_| slot.active)?;
+        Some(Self { pid, backend_start: slot.backend_start.clone(), reply_time: slot.reply_time.clone() })
+    }
+}
+
+fn end_leader(config: &Config, connection: &mut Connection, leader: &Leader) -> Result<(), Fault> {
+    let Some(backend_start) = &leader.backend_start else { return Ok(()) };
+    tracing::warn!(pid = leader.pid, "the leader has been silent for too long, ending its walsender");
+    connection
+        .terminate(leader.pid, backend_start)
+        .map_err(|error| fault(config, &error, "cannot end the stale client of"))?;
+    Ok(())
+}
+
+fn usable_slot(config: &Config, connection: &mut Connection) -> Result<SlotInfo, Fault> {
+    let name = &config.postgres.slot;
+    let slot = connection.slot(name).map_err(|error| fault(config, &error, "cannot look at"))?;
+    let Some(slot) = slot else {
+        return Err(Fault::new(Code::SlotMissing, format!("replication slot \"{name}\" does not exist")).hint(
+            "if the pipeline is new, run `pillarbox setup`; otherwise find out who dropped the slot: WAL since its last confirmed position may hold events that were never relayed",
+        ));
+    };
+    if slot.is_lost() {
+        let reason = slot.invalidation_reason.clone().unwrap_or_else(|| "wal_removed".to_owned());
+        return Err(Fault::new(Code::SlotLost, format!("replication slot \"{name}\" was invalidated"))
+            .because(reason)
+            .hint("events after the checkpoint may be gone from WAL: compare the outbox table with the topics before you set the pipeline up anew; raise max_slot_wal_keep_size"));
+    }
+    let unfit = if slot.plugin != "pgoutput" {
+        Some(format!("its plugin is {}, not pgoutput", slot.plugin))
+    } else if slot.two_phase {
+        Some("it decodes two-phase transactions at PREPARE".to_owned())
+    } else if slot.database != config.postgres.database {
+        Some(format!("it belongs to database {}", slot.database))
+    } else {
+        None
+    };
+    match unfit {
+        None => Ok(slot),
+        Some(reason) => {
+            Err(Fault::new(Code::SlotUnfit, format!("replication slot \"{name}\" cannot serve this pipeline"))
+                .because(reason)
+                .hint("drop it and run `pillarbox setup` if nothing else uses it, or set postgres.slot"))
+        }
+    }
+}
+
+/// Everything the lineage checks need, read while the slot is free.
+fn facts(config: &Config, connection: &mut Connection, slot: &SlotInfo) -> Result<SourceFacts, Fault> {
+    let ask = |error: SourceError| fault(config, &error, "cannot ask the server about");
+    if connection.query("SELECT pg_is_in_recovery()", QUERY_TIMEOUT).map_err(ask)?.first().and_then(|row| row.get(0))
+        == Some("t")
+    {
+        return Err(Fault::new(Code::PgStandby, "the server is in recovery: a relay reads from the primary")
+            .hint("point postgres.url at the primary, or list all hosts behind one name that follows it"));
+    }
+    publication(config, connection)?;
+    let system = connection.identify_system().map_err(ask)?;
+    let history = if system.timeline > TimelineId(1) {
+        connection.timeline_history(system.timeline).map_err(ask)?
+    } else {
+        Vec::new()
+    };
+    Ok(SourceFacts {
+        system_id: system.system_id,
+        timeline: system.timeline,
+        wal_position: system.wal_position,
+        history: history.into_iter().map(|switch| (switch.timeline, switch.fork_lsn)).collect(),
+        confirmed_flush_lsn: slot.confirmed_flush_lsn.unwrap_or(Lsn::ZERO),
+        lineage: connection.lineage_row(config.pipeline.as_str()).map_err(ask)?,
+    })
+}
+
+fn publication(config: &Config, connection: &mut Connection) -> Result<(), Fault> {
+    let name = &config.postgres.publication;
+    let tables: Vec<TableName> = config.outbox.iter().map(|outbox| outbox.table.clone()).collect();
+    let state =
+        connection.publication(name, &tables).map_err(|error| fault(config, &error, "cannot check the publication of"))?;
+    let PublicationState::Present(publication) = state else {
+        return Err(Fault::new(Code::PublicationMissing, format!("publication \"{name}\" does not exist")).hint(
+            "run `pillarbox setup` if the pipeline is new; a publication that was dropped and re-created leaves a gap that cannot be decoded",
+        ));
+    };
+    match publication.lacking().next() {
+        None => Ok(()),
+        Some(lacking) => {
+            let message = format!("publication \"{name}\" does not publish inserts of {}", lacking.table);
+            Err(Fault::new(Code::PublicationLacksTable, message)
+                .hint(format!("ALTER PUBLICATION {name} ADD TABLE {}; rows inserted until then are not relayed", lacking.table)))
+        }
+    }
+}

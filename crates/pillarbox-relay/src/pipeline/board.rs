@@ -1,0 +1,106 @@
+//! Where the threads of a pipeline leave what they know for whoever asks: one immutable
+//! [`Status`], replaced as a whole, and the metrics.
+//!
+//! Written per commit and per status update, never per event. Never read by a decision.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pillarbox_wire::lsn::Lsn;
+use pillarbox_wire::position::Position;
+use tokio::sync::watch;
+
+use super::status::{FaultView, State, Status};
+use crate::error::Fault;
+
+/// The shared status.
+pub(crate) struct Board {
+    status: watch::Sender<Arc<Status>>,
+    events: metrics::Counter,
+    transactions: metrics::Counter,
+    commits: metrics::Counter,
+    whole: metrics::Histogram,
+    produce: metrics::Histogram,
+    end_txn: metrics::Histogram,
+    lag_bytes: metrics::Gauge,
+    leader: metrics::Gauge,
+}
+
+/// One committed Kafka transaction.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Commit {
+    pub(crate) events: usize,
+    pub(crate) transactions: usize,
+    pub(crate) last: Option<Position>,
+    /// From handing the set to the producer until EndTxn was answered.
+    pub(crate) whole: Duration,
+    /// The part of it spent waiting for Produce.
+    pub(crate) produce: Duration,
+    /// The part of it spent waiting for EndTxn.
+    pub(crate) end_txn: Duration,
+}
+
+impl Board {
+    pub(crate) fn new(pipeline: &str) -> Self {
+        let labels = [("pipeline", pipeline.to_owned())];
+        Self {
+            status: watch::Sender::new(Status::new(pipeline)),
+            events: metrics::counter!("pillarbox_events_total", &labels),
+            transactions: metrics::counter!("pillarbox_transactions_total", &labels),
+            commits: metrics::counter!("pillarbox_kafka_commits_total", &labels),
+            whole: metrics::histogram!("pillarbox_kafka_commit_seconds", &labels),
+            produce: metrics::histogram!("pillarbox_kafka_produce_seconds", &labels),
+            end_txn: metrics::histogram!("pillarbox_kafka_end_txn_seconds", &labels),
+            lag_bytes: metrics::gauge!("pillarbox_replication_lag_bytes", &labels),
+            leader: metrics::gauge!("pillarbox_leader", &labels),
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Status>> {
+        self.status.subscribe()
+    }
+
+    pub(crate) fn state(&self, state: State, fault: Option<&Fault>) {
+        let leads = matches!(state, State::Streaming | State::Paused | State::Draining);
+        self.leader.set(f64::from(u8::from(leads)));
+        self.update(|status| {
+            if state == State::Streaming && status.state != State::Streaming {
+                status.starts_total += 1;
+            }
+            status.state = state;
+            status.fault = fault.map(FaultView::from);
+        });
+    }
+
+    pub(crate) fn confirmed(&self, confirmed: Lsn, server: Lsn) {
+        let lag = server.0.saturating_sub(confirmed.0);
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        self.lag_bytes.set(lag as f64);
+        self.update(|status| {
+            status.confirmed_lsn = confirmed.to_string();
+            status.server_lsn = server.to_string();
+            status.lag_bytes = lag;
+        });
+    }
+
+    pub(crate) fn committed(&self, commit: Commit) {
+        self.events.increment(commit.events as u64);
+        self.transactions.increment(commit.transactions as u64);
+        self.commits.increment(1);
+        self.whole.record(commit.whole.as_secs_f64());
+        self.produce.record(commit.produce.as_secs_f64());
+        self.end_txn.record(commit.end_txn.as_secs_f64());
+        self.update(|status| {
+            status.events_total += commit.events as u64;
+            status.transactions_total += commit.transactions as u64;
+            status.commits_total += 1;
+            if let Some(last) = commit.last {
+                status.position = Some(last.to_string());
+            }
+        });
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Status)) {
+        self.status.send_modify(|status| change(Arc::make_mut(status)));
+    }
+}

@@ -1,0 +1,31 @@
+//! The loop and the life of a pipeline: starting, standing by, streaming, draining, halted.
+//!
+//! | file | is |
+//! | --- | --- |
+//! | [`state`] | the life as a pure machine |
+//! | [`intake`] | what a frame adds to the filling set, when it is sealed: pure |
+//! | [`pace`] | the one rule of commit pacing: pure |
+//! | `run` | the supervisor: performs what the machine says |
+//! | `acquire` | owns the slot, stands by |
+//! | `reader` | the reader thread |
+//! | `task` | the one place that starts threads and tasks |
+//! | `messages`, `board` | what threads tell each other, and the outside |
+//! | [`status`] | the snapshot for the outside |
+//!
+//! Two threads on the hot path: the reader (blocking socket) and the sink (its own current-thread
+//! runtime). Everything else, SQL, topics, HTTP, lives on the caller's runtime and can delay
+//! neither. Holds no rule that belongs to a stage.
+
+mod acquire;
+pub(crate) mod board;
+pub mod intake;
+pub(crate) mod messages;
+pub mod pace;
+mod reader;
+mod run;
+pub mod state;
+pub mod status;
+mod task;
+
+pub use run::{Controls, Ended, Handle, Options, start};
+pub use status::{FaultView, State, Status};

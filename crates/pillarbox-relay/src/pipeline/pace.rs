@@ -1,0 +1,152 @@
+//! When to seal a set: one rule from idle to backlog, no knob.
+//!
+//! A Kafka commit costs the broker about 0.8 ms of CPU, an event almost nothing; and the walsender
+//! pays for every wake-up of the reader. So:
+//!
+//! | stream | set is sealed | reader |
+//! | --- | --- | --- |
+//! | idle: nothing sealed for [`SPACING`] | at once | wakes for every message |
+//! | busy | [`SPACING`] after the last one, and not while the sink is behind | the same |
+//! | backlog ([`HOT_BYTES_PER_SECOND`]) | when full, after [`FILL_TIME_MAX`] at the latest | pauses [`HOT_PAUSE`] between reads |
+//!
+//! Always at a boundary of source transactions. Pure: time is an input. An empty read is not
+//! idleness (a fast reader finds nothing after almost every message): only bytes over time count.
+
+use std::time::Duration;
+
+/// Commits of a busy stream are at least this far apart.
+pub const SPACING: Duration = Duration::from_micros(2_500);
+/// In a backlog a set is sealed this long after its first event, full or not.
+pub const FILL_TIME_MAX: Duration = Duration::from_millis(50);
+/// A stream above this rate is a backlog.
+pub const HOT_BYTES_PER_SECOND: u64 = 20_000_000;
+/// The rate is taken over at least this long.
+const HOT_WINDOW: Duration = Duration::from_millis(5);
+/// The reader's pause in a backlog: long enough that the walsender sends many rows per wake-up.
+pub const HOT_PAUSE: Duration = Duration::from_micros(150);
+/// Sealed sets beyond this many wait for the sink; more events join the filling one meanwhile.
+pub const SEALED_AHEAD_MAX: usize = 2;
+
+/// Tells a backlog from live traffic by bytes over time.
+#[derive(Debug, Default)]
+pub struct Heat {
+    since: Duration,
+    bytes: u64,
+    hot: bool,
+}
+
+impl Heat {
+    /// `bytes` were read (0 for a look that found nothing).
+    pub fn read(&mut self, bytes: usize, now: Duration) {
+        self.bytes += bytes as u64;
+        let window = now.saturating_sub(self.since);
+        if window < HOT_WINDOW {
+            return;
+        }
+        self.hot = u128::from(self.bytes) * 1_000_000
+            > u128::from(HOT_BYTES_PER_SECOND) * window.as_micros();
+        self.since = now;
+        self.bytes = 0;
+    }
+
+    /// Whether the stream is a backlog.
+    pub fn is_hot(&self) -> bool {
+        self.hot
+    }
+}
+
+/// What is at hand when the pacer is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Filling {
+    /// When the oldest unsealed thing came in; `None` = nothing to seal.
+    pub since: Option<Duration>,
+    /// Whether the set is full.
+    pub full: bool,
+    /// Sealed sets that are not committed yet.
+    pub sealed: usize,
+    /// Whether the stream is a backlog.
+    pub hot: bool,
+}
+
+/// When to seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Now.
+    Now,
+    /// Not before this moment.
+    At(Duration),
+    /// After something else happens: an event, a commit.
+    Later,
+}
+
+/// Spaces the commits.
+#[derive(Debug, Default)]
+pub struct Pacer {
+    last_seal: Option<Duration>,
+}
+
+impl Pacer {
+    /// Whether a set at a transaction boundary is due.
+    pub fn due(&self, filling: Filling, now: Duration) -> Due {
+        let Some(since) = filling.since else { return Due::Later };
+        if filling.full {
+            return Due::Now;
+        }
+        if filling.sealed >= SEALED_AHEAD_MAX {
+            return Due::Later;
+        }
+        let at = if filling.hot {
+            since + FILL_TIME_MAX
+        } else {
+            self.last_seal.map_or(Duration::ZERO, |last| last + SPACING)
+        };
+        if at <= now { Due::Now } else { Due::At(at) }
+    }
+
+    /// A set was sealed.
+    pub fn sealed(&mut self, now: Duration) {
+        self.last_seal = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn filling() -> Filling {
+        Filling { since: Some(100 * MS), full: false, sealed: 0, hot: false }
+    }
+
+    #[test]
+    fn the_rule_row_by_row() {
+        let quiet = Pacer::default();
+        let mut busy = Pacer::default();
+        busy.sealed(100 * MS);
+        for (name, pacer, filling, expected) in [
+            ("nothing to seal", &quiet, Filling { since: None, ..filling() }, Due::Later),
+            ("idle", &quiet, filling(), Due::Now),
+            ("busy", &busy, filling(), Due::At(100 * MS + SPACING)),
+            ("sink behind", &busy, Filling { sealed: SEALED_AHEAD_MAX, ..filling() }, Due::Later),
+            ("full", &busy, Filling { full: true, sealed: 9, ..filling() }, Due::Now),
+            ("backlog", &quiet, Filling { hot: true, ..filling() }, Due::At(100 * MS + FILL_TIME_MAX)),
+        ] {
+            assert_eq!(pacer.due(filling, 100 * MS), expected, "{name}");
+        }
+        assert_eq!(busy.due(filling(), 100 * MS + SPACING), Due::Now);
+    }
+
+    #[test]
+    fn heat_needs_bytes_over_time() {
+        let mut heat = Heat::default();
+        heat.read(1 << 20, MS);
+        assert!(!heat.is_hot(), "too soon to tell");
+        heat.read(0, 6 * MS);
+        assert!(heat.is_hot(), "1 MiB in 6 ms");
+        heat.read(0, 7 * MS);
+        assert!(heat.is_hot(), "an empty read is not idleness");
+        heat.read(1000, 12 * MS);
+        assert!(!heat.is_hot(), "1 kB in 6 ms");
+    }
+}

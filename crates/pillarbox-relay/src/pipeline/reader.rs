@@ -1,0 +1,446 @@
+//! The reader thread: owns the walsender socket and runs source, decode, outbox, route and batch in
+//! place.
+//!
+//! ```text
+//! acquire -> hold (answer keepalives, confirm nothing) -> stream -> drain -> end
+//!                     | 10 s without a plan                  |
+//!                     +-> give the slot back <---------------+ 10 s without a commit
+//! ```
+//!
+//! | while | the socket | status updates |
+//! | --- | --- | --- |
+//! | holding | not read | every second, `0/0` |
+//! | streaming | read; in a backlog with pauses | every second, at once when asked, 5 a second while commits come in |
+//! | waiting for room, a topic, or paused | not read: TCP is the back-pressure | the same |
+//! | draining | read to the next boundary | a last one before the end |
+//!
+//! I/O and order only: what a frame means is decided by [`Intake`], what may be confirmed by the
+//! ledger inside it. Never waits without sending status updates.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use pillarbox_wire::lsn::Lsn;
+use pillarbox_wire::position::Epoch;
+use tokio::sync::mpsc;
+
+use super::acquire::{Acquired, NotAcquired, acquire};
+use super::board::Board;
+use super::intake::{Intake, Now, SealedSet, Taken};
+use super::messages::{Command, Event, Inbox, Plan, ReaderEnd};
+use super::pace::{Due, HOT_PAUSE};
+use crate::config::Config;
+use crate::error::{Code, Fault};
+use crate::position::confirm::COMMIT_STALL_MAX;
+use crate::source::{Attempt, Frame, Frames, Link, SourceError};
+
+/// Shows the server and the standbys that we live.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// While commits come in they are confirmed at most this often: each status wakes the walsender.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(200);
+/// A drain reads on to the end of the open transaction for this long.
+const DRAIN_READ_MAX: Duration = Duration::from_secs(5);
+/// Frames taken before the clock is looked at again.
+const FRAMES_PER_LOOK: usize = 64;
+
+/// What the reader thread needs.
+pub(crate) struct Context {
+    pub(crate) config: Arc<Config>,
+    pub(crate) inbox: Inbox,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) sets: mpsc::Sender<SealedSet>,
+    pub(crate) board: Arc<Board>,
+}
+
+/// The thread's main function; its end is an [`Event::ReaderEnded`].
+pub(crate) fn run(context: Context) {
+    let events = context.events.clone();
+    let end = match read(context) {
+        Ok(end) => end,
+        Err(fault) => ReaderEnd::Fault(fault),
+    };
+    tell(&events, Event::ReaderEnded(end));
+}
+
+/// The supervisor always listens; one that is gone needs no message.
+fn tell(events: &mpsc::Sender<Event>, event: Event) {
+    let _ = events.blocking_send(event);
+}
+
+fn read(context: Context) -> Result<ReaderEnd, Fault> {
+    let Context { config, inbox, events, sets, board } = context;
+    let Acquired { stream, facts } = match acquire(&config, &inbox, |event| tell(&events, event)) {
+        Ok(acquired) => acquired,
+        Err(NotAcquired::Released) => return Ok(ReaderEnd::Released),
+        Err(NotAcquired::Fault(fault)) => return Err(fault),
+    };
+    tell(&events, Event::SlotOwned(Box::new(facts)));
+    let (mut link, mut frames) = (stream.link, stream.frames);
+    let end = match hold(&mut link, &inbox, &config)? {
+        None => Ok(ReaderEnd::Released),
+        Some(plan) => {
+            let streaming = Streaming::new(config, inbox, events, sets, board, link, *plan);
+            return streaming.run(&mut frames);
+        }
+    };
+    link.close();
+    end
+}
+
+/// Keeps the slot while the sink recovers.
+fn hold(link: &mut Link, inbox: &Inbox, config: &Config) -> Result<Option<Box<Plan>>, Fault> {
+    let since = Instant::now();
+    loop {
+        match inbox.next() {
+            Some(Command::Stream(plan)) => return Ok(Some(plan)),
+            Some(Command::Release | Command::Drain) => return Ok(None),
+            Some(_) => continue,
+            None => {}
+        }
+        if since.elapsed() >= COMMIT_STALL_MAX {
+            return Err(stalled("the checkpoint could not be read"));
+        }
+        link.send_status(Lsn::ZERO, false).map_err(|error| stream_fault(config, &error))?;
+        link.wait(&inbox.wake, false, STATUS_INTERVAL).map_err(|error| {
+            Fault::new(Code::Internal, "cannot wait for the replication socket").because(error)
+        })?;
+    }
+}
+
+fn stalled(what: &str) -> Fault {
+    Fault::new(Code::CommitStalled, format!("{what} for {} s, giving the slot back", COMMIT_STALL_MAX.as_secs()))
+        .hint("see why Kafka does not answer: `pillarbox check`")
+}
+
+fn stream_fault(config: &Config, error: &SourceError) -> Fault {
+    let message = format!("the stream from slot \"{}\" broke", config.postgres.slot);
+    error.fault(&Attempt { message: &message, settings: &config.postgres })
+}
+
+/// Why frames are not taken right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Reading,
+    /// Read to the boundary, then pause.
+    Pausing,
+    Paused,
+    /// Read to the boundary, or to the deadline, then end.
+    Draining {
+        read_until: Instant,
+    },
+}
+
+/// What a look at the inbox brought.
+#[derive(Debug, PartialEq, Eq)]
+enum Attention {
+    GoOn,
+    /// Something that a waiting frame may have waited for.
+    Changed,
+    Released,
+}
+
+struct Streaming {
+    config: Arc<Config>,
+    inbox: Inbox,
+    events: mpsc::Sender<Event>,
+    sets: mpsc::Sender<SealedSet>,
+    board: Arc<Board>,
+    link: Link,
+    intake: Intake,
+    mode: Mode,
+    origin: Instant,
+    status_at: Instant,
+    confirmed: Lsn,
+    asked: bool,
+    /// When the sink last showed progress, or got work after having none.
+    progress_at: Instant,
+}
+
+impl Streaming {
+    fn new(
+        config: Arc<Config>,
+        inbox: Inbox,
+        events: mpsc::Sender<Event>,
+        sets: mpsc::Sender<SealedSet>,
+        board: Arc<Board>,
+        link: Link,
+        plan: Plan,
+    ) -> Self {
+        let origin = Instant::now();
+        let paused = plan.table.position.as_ref().is_some_and(|position| position.paused);
+        let intake = Intake::new(&config, Epoch(plan.epoch), &plan.table, plan.topics, now_since(origin));
+        let mode = if paused { Mode::Paused } else { Mode::Reading };
+        tell(&events, Event::Paused(paused));
+        Self {
+            config,
+            inbox,
+            events,
+            sets,
+            board,
+            link,
+            intake,
+            mode,
+            origin,
+            status_at: origin,
+            confirmed: Lsn::ZERO,
+            asked: true,
+            progress_at: origin,
+        }
+    }
+
+    fn run(mut self, frames: &mut Frames) -> Result<ReaderEnd, Fault> {
+        let end = self.stream(frames);
+        if !matches!(end, Err(ref fault) if fault.code == Code::PgProtocol) {
+            self.link.close();
+        }
+        end
+    }
+
+    fn stream(&mut self, frames: &mut Frames) -> Result<ReaderEnd, Fault> {
+        loop {
+            if self.attend()? == Attention::Released {
+                return Ok(ReaderEnd::Released);
+            }
+            let wants_frames = self.wants_frames() && !self.intake.is_full();
+            let took = if wants_frames { self.take_frames(frames)? } else { Took::Nothing };
+            if took == Took::Released {
+                return Ok(ReaderEnd::Released);
+            }
+            let due = self.settle();
+            if self.drained() {
+                self.send_status()?;
+                return Ok(ReaderEnd::Drained);
+            }
+            if took == Took::Some {
+                continue;
+            }
+            if self.intake.is_hot() && wants_frames {
+                std::thread::sleep(HOT_PAUSE);
+            } else {
+                self.wait(wants_frames, due)?;
+            }
+        }
+    }
+
+    fn wants_frames(&self) -> bool {
+        match self.mode {
+            Mode::Reading | Mode::Pausing => true,
+            Mode::Paused => false,
+            Mode::Draining { read_until } => !self.intake.at_boundary() && Instant::now() < read_until,
+        }
+    }
+
+    /// Takes what is buffered, then reads once.
+    fn take_frames(&mut self, frames: &mut Frames) -> Result<Took, Fault> {
+        let now = self.now();
+        let mut taken = 0;
+        while taken < FRAMES_PER_LOOK && !self.intake.is_full() {
+            let Some(frame) = frames.next().map_err(|error| stream_fault(&self.config, &error))? else {
+                break;
+            };
+            taken += 1;
+            if !self.take_frame(&frame, now)? {
+                return Ok(Took::Released);
+            }
+            if self.mode != Mode::Reading && self.intake.at_boundary() {
+                break;
+            }
+        }
+        if taken > 0 {
+            return Ok(Took::Some);
+        }
+        let read = self.link.read_into(frames).map_err(|error| stream_fault(&self.config, &error))?;
+        self.intake.heat(read, now);
+        Ok(if read > 0 && !self.intake.is_hot() { Took::Some } else { Took::Nothing })
+    }
+
+    /// False when released meanwhile.
+    fn take_frame(&mut self, frame: &Frame<'_>, now: Now) -> Result<bool, Fault> {
+        match frame {
+            Frame::XLogData { data, .. } => return self.take_data(data, now),
+            Frame::Keepalive { wal_end, reply_requested } => {
+                self.intake.keepalive(*wal_end, *reply_requested);
+                self.asked |= *reply_requested;
+            }
+            Frame::Notice(notice) if notice.routine == "LoadPublications" => {
+                let message = format!("Postgres skipped publication \"{}\"", self.config.postgres.publication);
+                return Err(Fault::new(Code::PublicationSkipped, message).because(notice.message).hint(
+                    "the publication did not exist when these changes were made: rows are missing from the stream; nothing was confirmed beyond them",
+                ));
+            }
+            Frame::Notice(notice) => {
+                tracing::warn!(sqlstate = notice.sqlstate, routine = notice.routine, "notice from Postgres");
+            }
+            Frame::End => return Err(Fault::new(Code::PgProtocol, "Postgres ended the stream: it shuts down")),
+        }
+        Ok(true)
+    }
+
+    fn take_data(&mut self, data: &[u8], mut now: Now) -> Result<bool, Fault> {
+        loop {
+            match self.intake.take(data, now)? {
+                Taken::Done => return Ok(true),
+                Taken::Again => drop(self.settle()),
+                Taken::NeedsRoom => {
+                    self.settle();
+                    if !self.wait_for_change()? {
+                        return Ok(false);
+                    }
+                }
+                Taken::NeedsTopic(name) => {
+                    tell(&self.events, Event::NeedTopic(name.clone()));
+                    while !self.intake.knows_topic(&name) {
+                        if !self.wait_for_change()? {
+                            return Ok(false);
+                        }
+                    }
+                }
+            }
+            now = self.now();
+        }
+    }
+
+    /// Waits, with a frame at hand, until a command changes something. False when released.
+    fn wait_for_change(&mut self) -> Result<bool, Fault> {
+        loop {
+            match self.attend()? {
+                Attention::Changed => return Ok(true),
+                Attention::Released => return Ok(false),
+                Attention::GoOn => {}
+            }
+            if matches!(self.mode, Mode::Draining { read_until } if Instant::now() >= read_until) {
+                return Ok(false);
+            }
+            self.wait(false, Due::Later)?;
+        }
+    }
+
+    /// Commands, status updates, the stall rule.
+    fn attend(&mut self) -> Result<Attention, Fault> {
+        let mut attention = Attention::GoOn;
+        while let Some(command) = self.inbox.next() {
+            match command {
+                Command::Committed(set) => {
+                    self.progress_at = Instant::now();
+                    let now = self.now();
+                    self.intake.committed(set, now);
+                    attention = Attention::Changed;
+                }
+                Command::Topic(topic) => {
+                    self.intake.learn((*topic)?);
+                    attention = Attention::Changed;
+                }
+                Command::Pause(true) if self.mode == Mode::Reading => self.mode = Mode::Pausing,
+                Command::Pause(false) if matches!(self.mode, Mode::Pausing | Mode::Paused) => self.resume(),
+                Command::Drain => self.mode = Mode::Draining { read_until: Instant::now() + DRAIN_READ_MAX },
+                Command::Release => return Ok(Attention::Released),
+                Command::Pause(_) | Command::Stream(_) => {}
+            }
+        }
+        if self.intake.in_flight() > 0 && self.progress_at.elapsed() >= COMMIT_STALL_MAX {
+            return Err(stalled("nothing could be committed to Kafka"));
+        }
+        if self.status_due() {
+            self.send_status()?;
+        }
+        Ok(attention)
+    }
+
+    fn resume(&mut self) {
+        let was_paused = self.mode == Mode::Paused;
+        self.mode = Mode::Reading;
+        if was_paused {
+            let now = self.now();
+            self.intake.seal_paused(false, now);
+            tell(&self.events, Event::Paused(false));
+        }
+    }
+
+    /// Seals what is due and hands it to the sink.
+    fn settle(&mut self) -> Due {
+        let now = self.now();
+        let due = match self.mode {
+            Mode::Reading | Mode::Paused => self.intake.pace(now),
+            Mode::Pausing if self.intake.at_boundary() => {
+                self.intake.flush(now);
+                self.intake.seal_paused(true, now);
+                self.mode = Mode::Paused;
+                tell(&self.events, Event::Paused(true));
+                Due::Later
+            }
+            Mode::Pausing => Due::Later,
+            Mode::Draining { .. } => {
+                self.intake.flush(now);
+                Due::Later
+            }
+        };
+        for set in self.intake.take_sealed() {
+            if self.sets.capacity() == self.sets.max_capacity() && self.intake.in_flight() == 1 {
+                self.progress_at = Instant::now();
+            }
+            // A sink that is gone has told the supervisor, which will release us.
+            let _ = self.sets.try_send(set);
+        }
+        due
+    }
+
+    fn drained(&self) -> bool {
+        let Mode::Draining { read_until } = self.mode else { return false };
+        let complete = self.intake.at_boundary() || Instant::now() >= read_until;
+        complete && self.intake.in_flight() == 0
+    }
+
+    fn status_due(&self) -> bool {
+        let elapsed = self.status_at.elapsed();
+        let moved = self.intake.confirmed() > self.confirmed && elapsed >= CONFIRM_INTERVAL;
+        self.asked || moved || elapsed >= STATUS_INTERVAL
+    }
+
+    fn send_status(&mut self) -> Result<(), Fault> {
+        let confirmed = self.intake.confirmed();
+        assert!(confirmed >= self.confirmed, "I2: the confirmed position never goes back");
+        self.link.send_status(confirmed, false).map_err(|error| stream_fault(&self.config, &error))?;
+        self.confirmed = confirmed;
+        self.status_at = Instant::now();
+        self.asked = false;
+        self.board.confirmed(confirmed, self.intake.server_lsn());
+        Ok(())
+    }
+
+    /// Waits for the socket, the doorbell or the next thing that is due.
+    fn wait(&mut self, want_read: bool, due: Due) -> Result<(), Fault> {
+        let mut timeout = STATUS_INTERVAL.saturating_sub(self.status_at.elapsed());
+        if self.intake.confirmed() > self.confirmed {
+            timeout = timeout.min(CONFIRM_INTERVAL.saturating_sub(self.status_at.elapsed()));
+        }
+        if let Due::At(at) = due {
+            timeout = timeout.min(at.saturating_sub(self.origin.elapsed()));
+        }
+        if let Mode::Draining { .. } = self.mode {
+            timeout = timeout.min(CONFIRM_INTERVAL);
+        }
+        self.link.wait(&self.inbox.wake, want_read, timeout).map_err(|error| {
+            Fault::new(Code::Internal, "cannot wait for the replication socket").because(error)
+        })?;
+        Ok(())
+    }
+
+    fn now(&self) -> Now {
+        now_since(self.origin)
+    }
+}
+
+/// What [`Streaming::take_frames`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Took {
+    /// Frames, or bytes that may hold some: look again at once.
+    Some,
+    /// Nothing, or bytes in a backlog: pause first.
+    Nothing,
+    Released,
+}
+
+fn now_since(origin: Instant) -> Now {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { monotonic: origin.elapsed(), unix_ms: i64::try_from(unix.as_millis()).unwrap_or(i64::MAX) }
+}

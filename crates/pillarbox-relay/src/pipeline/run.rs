@@ -1,0 +1,432 @@
+//! The supervisor: hears what happens, asks the machine, performs what it says.
+//!
+//! Decides nothing itself. Runs on the caller's runtime, beside topic lookups and lineage updates.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::board::Board;
+use super::intake::{SETS_MAX, SealedSet};
+use super::messages::{Command, Event, Outlet, ReaderEnd, inbox};
+use super::state::{Action, Deadlines, Gone, Input, Lifecycle};
+use super::status::{State, Status};
+use super::{reader, task};
+use crate::config::Config;
+use crate::error::{Class, Code, Fault};
+use crate::position::lineage::SourceFacts;
+use crate::sink::{self, recover};
+use crate::sql::Lineage;
+
+/// Events that may wait for the supervisor.
+const EVENTS_MAX: usize = 64;
+/// How often a leader gives the database a new nonce: a clone older than this is recognised.
+const LINEAGE_INTERVAL: Duration = Duration::from_secs(10);
+/// A topic lookup is tried this often before its fault reaches the reader.
+const TOPIC_TRIES: u32 = 5;
+/// The wait before the first repeated lookup; it doubles.
+const TOPIC_BACKOFF: Duration = Duration::from_millis(200);
+/// Looking up the checkpoint for a fault's message must not delay the halt.
+const GAP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a pipeline runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Unreachable servers before the first streaming end the run after this.
+    pub start_deadline: Duration,
+    /// A drain takes this long at most.
+    pub drain_deadline: Duration,
+    /// End instead of staying up when a person must act.
+    pub exit_on_halt: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            start_deadline: Duration::from_secs(30),
+            drain_deadline: Duration::from_secs(20),
+            exit_on_halt: false,
+        }
+    }
+}
+
+/// How a pipeline ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop; what was complete is committed and confirmed.
+    Stopped,
+    /// A person must act (only with [`Options::exit_on_halt`]).
+    Halted(Fault),
+    /// It never streamed: a server is not there, or refuses.
+    Unreachable(Fault),
+}
+
+/// A request from outside.
+enum Request {
+    Stop,
+    Pause(bool, oneshot::Sender<Result<(), Fault>>),
+}
+
+/// A running pipeline.
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    board: Arc<Board>,
+    supervisor: JoinHandle<Ended>,
+}
+
+impl Handle {
+    /// The status, as it changes.
+    pub fn status(&self) -> watch::Receiver<Arc<Status>> {
+        self.board.subscribe()
+    }
+
+    /// Drains and ends; calling it again changes nothing.
+    pub fn stop(&self) {
+        let _ = self.requests.try_send(Request::Stop);
+    }
+
+    /// Commits what is open, then relays nothing until resumed, restarts included.
+    ///
+    /// # Errors
+    /// When the pipeline does not stream.
+    pub async fn pause(&self) -> Result<(), Fault> {
+        self.controls().pause().await
+    }
+
+    /// Goes on.
+    ///
+    /// # Errors
+    /// When the pipeline does not stream.
+    pub async fn resume(&self) -> Result<(), Fault> {
+        self.controls().resume().await
+    }
+
+    /// Pause and resume for whoever does not own the handle.
+    pub fn controls(&self) -> Controls {
+        Controls { requests: self.requests.clone() }
+    }
+
+    /// Waits for the end.
+    pub async fn join(self) -> Ended {
+        self.supervisor.await.expect("the supervisor's panic ends the process")
+    }
+}
+
+/// Pause and resume.
+#[derive(Clone)]
+pub struct Controls {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Controls {
+    /// See [`Handle::pause`].
+    ///
+    /// # Errors
+    /// When the pipeline does not stream.
+    pub async fn pause(&self) -> Result<(), Fault> {
+        self.set_paused(true).await
+    }
+
+    /// See [`Handle::resume`].
+    ///
+    /// # Errors
+    /// When the pipeline does not stream.
+    pub async fn resume(&self) -> Result<(), Fault> {
+        self.set_paused(false).await
+    }
+
+    async fn set_paused(&self, paused: bool) -> Result<(), Fault> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Fault::new(Code::PipelineBusy, "the pipeline has ended");
+        self.requests.send(Request::Pause(paused, answer)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+}
+
+/// Starts a pipeline on the current runtime.
+pub fn start(config: Config, options: Options) -> Handle {
+    let config = Arc::new(config);
+    let board = Arc::new(Board::new(config.pipeline.as_str()));
+    let (requests, incoming) = mpsc::channel(EVENTS_MAX);
+    let deadlines = Deadlines {
+        start: options.start_deadline,
+        drain: options.drain_deadline,
+        exit_on_halt: options.exit_on_halt,
+    };
+    let (events, heard) = mpsc::channel(EVENTS_MAX);
+    let supervisor = Supervisor {
+        config,
+        board: Arc::clone(&board),
+        machine: Lifecycle::new(deadlines),
+        origin: Instant::now(),
+        events,
+        reader: None,
+        sink_side: None,
+        facts: None,
+        lineage: None,
+        waiting: Vec::new(),
+        ended: None,
+    };
+    Handle { requests, board, supervisor: task::supervisor(supervisor.run(heard, incoming)) }
+}
+
+struct Supervisor {
+    config: Arc<Config>,
+    board: Arc<Board>,
+    machine: Lifecycle,
+    origin: Instant,
+    events: mpsc::Sender<Event>,
+    /// The running reader's inbox.
+    reader: Option<Outlet>,
+    /// The sink's end of the channel of sets, until the sink starts.
+    sink_side: Option<mpsc::Receiver<SealedSet>>,
+    facts: Option<SourceFacts>,
+    lineage: Option<JoinHandle<()>>,
+    /// Who waits for a pause state to be reached.
+    waiting: Vec<(bool, oneshot::Sender<Result<(), Fault>>)>,
+    ended: Option<Ended>,
+}
+
+impl Supervisor {
+    async fn run(mut self, mut heard: mpsc::Receiver<Event>, mut incoming: mpsc::Receiver<Request>) -> Ended {
+        self.step(Input::Start);
+        loop {
+            if let Some(ended) = self.ended.take() {
+                return ended;
+            }
+            let due = self.machine.due().map_or(Duration::from_secs(3600), |due| due.saturating_sub(self.now()));
+            // Every branch is cancel-safe: channels keep what was not received, a sleep is made anew.
+            tokio::select! {
+                event = heard.recv() => {
+                    let event = event.expect("the supervisor keeps a sender");
+                    self.event(event).await;
+                }
+                request = incoming.recv() => match request {
+                    Some(Request::Pause(paused, answer)) => self.pause(paused, answer),
+                    // A dropped handle means stop.
+                    Some(Request::Stop) | None => {
+                        if request_is_final(&incoming) {
+                            incoming.close();
+                        }
+                        self.step(Input::Stop);
+                    }
+                },
+                () = tokio::time::sleep(due) => self.step(Input::Tick),
+            }
+        }
+    }
+
+    async fn event(&mut self, event: Event) {
+        let input = match event {
+            Event::SlotBusy => Input::SlotBusy,
+            Event::SlotOwned(facts) => {
+                self.facts = Some(*facts);
+                Input::SlotOwned
+            }
+            Event::Recovered => {
+                self.lineage = Some(task::lineage(Arc::clone(&self.config), self.events.clone()));
+                Input::Recovered
+            }
+            Event::NeedTopic(name) => {
+                if let Some(reader) = &self.reader {
+                    task::topic(Arc::clone(&self.config), name, reader.clone());
+                }
+                return;
+            }
+            Event::Paused(paused) => {
+                self.answer_waiting(paused);
+                Input::Paused(paused)
+            }
+            Event::ReaderEnded(end) => {
+                self.reader_ended();
+                Input::ReaderGone(match end {
+                    ReaderEnd::Released => Gone::Released,
+                    ReaderEnd::Drained => Gone::Drained,
+                    ReaderEnd::Fault(fault) => Gone::Fault(self.with_gap(fault).await),
+                })
+            }
+            Event::SinkEnded(fault) => Input::SinkGone(fault),
+            Event::SqlLost(fault) => Input::Fault(fault),
+        };
+        self.step(input);
+    }
+
+    fn reader_ended(&mut self) {
+        self.reader = None;
+        self.sink_side = None;
+        if let Some(lineage) = self.lineage.take() {
+            lineage.abort();
+        }
+        for (_, answer) in self.waiting.drain(..) {
+            let _ = answer.send(Err(not_streaming()));
+        }
+    }
+
+    /// A lost slot is worth the exact gap.
+    async fn with_gap(&self, fault: Fault) -> Fault {
+        if !matches!(fault.code, Code::SlotMissing | Code::SlotLost) {
+            return fault;
+        }
+        let checkpoint = tokio::time::timeout(GAP_TIMEOUT, async {
+            let cluster = sink::connect(&self.config).await.ok()?;
+            sink::read_checkpoint(&cluster, &self.config).await.ok()?
+        });
+        let position = checkpoint.await.ok().flatten().and_then(|table| table.position);
+        match position {
+            Some(position) => Fault {
+                message: format!(
+                    "{}; the checkpoint is at {}: transactions that committed after it were not relayed",
+                    fault.message, position.resume_lsn
+                ),
+                ..fault
+            },
+            None => fault,
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut actions: VecDeque<Action> = self.machine.step(input, self.now()).into();
+        while let Some(action) = actions.pop_front() {
+            match action {
+                Action::StartReader => {
+                    if let Err(fault) = self.start_reader() {
+                        actions.extend(self.machine.step(Input::ReaderGone(Gone::Fault(fault)), self.now()));
+                    }
+                }
+                Action::StartSink => self.start_sink(),
+                Action::Release => self.tell_reader(Command::Release),
+                Action::Drain => self.tell_reader(Command::Drain),
+                Action::Show(state, fault) => {
+                    tracing::info!(state = ?state, "pipeline");
+                    self.board.state(state, fault.as_ref());
+                }
+                Action::Log(fault) => log(&fault),
+                Action::End(fault) => self.ended = Some(ended(fault)),
+            }
+        }
+    }
+
+    fn start_reader(&mut self) -> Result<(), Fault> {
+        let (outlet, inbox) = inbox()
+            .map_err(|error| Fault::new(Code::Internal, "cannot make an event descriptor").because(error))?;
+        let (sets, sink_side) = mpsc::channel(SETS_MAX);
+        self.reader = Some(outlet);
+        self.sink_side = Some(sink_side);
+        task::reader(reader::Context {
+            config: Arc::clone(&self.config),
+            inbox,
+            events: self.events.clone(),
+            sets,
+            board: Arc::clone(&self.board),
+        });
+        Ok(())
+    }
+
+    fn start_sink(&mut self) {
+        let reader = self.reader.clone().expect("the reader runs");
+        let context = recover::Context {
+            config: Arc::clone(&self.config),
+            facts: self.facts.take().expect("the slot is owned"),
+            sets: self.sink_side.take().expect("one sink for each reader"),
+            reader,
+            events: self.events.clone(),
+            board: Arc::clone(&self.board),
+        };
+        task::sink(context, self.events.clone());
+    }
+
+    fn tell_reader(&self, command: Command) {
+        if let Some(reader) = &self.reader {
+            reader.send(command);
+        }
+    }
+
+    fn pause(&mut self, paused: bool, answer: oneshot::Sender<Result<(), Fault>>) {
+        let state = self.board.subscribe().borrow().state;
+        match state {
+            State::Paused if paused => drop(answer.send(Ok(()))),
+            State::Streaming if !paused => drop(answer.send(Ok(()))),
+            State::Streaming | State::Paused => {
+                self.waiting.push((paused, answer));
+                self.tell_reader(Command::Pause(paused));
+            }
+            _ => drop(answer.send(Err(not_streaming()))),
+        }
+    }
+
+    fn answer_waiting(&mut self, paused: bool) {
+        for (_, answer) in self.waiting.extract_if(.., |(wanted, _)| *wanted == paused) {
+            let _ = answer.send(Ok(()));
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+}
+
+fn request_is_final(incoming: &mpsc::Receiver<Request>) -> bool {
+    incoming.sender_strong_count() == 0
+}
+
+fn not_streaming() -> Fault {
+    Fault::new(Code::PipelineBusy, "the pipeline is not streaming").hint("see `pillarbox status`, then try again")
+}
+
+fn ended(fault: Option<Fault>) -> Ended {
+    match fault {
+        None => Ended::Stopped,
+        Some(fault) if matches!(fault.class(), Class::Halt | Class::Reject | Class::Bug) => Ended::Halted(fault),
+        Some(fault) => Ended::Unreachable(fault),
+    }
+}
+
+fn log(fault: &Fault) {
+    let Fault { code, message, cause, hint } = fault;
+    match fault.class() {
+        Class::Retry => tracing::warn!(%code, cause, hint, "{message}"),
+        _ => tracing::error!(%code, cause, hint, "{message}"),
+    }
+}
+
+/// Finds out about a topic, creates it if need be, and tells the reader.
+pub(super) async fn look_up_topic(config: Arc<Config>, name: String, reader: Outlet) {
+    let mut backoff = TOPIC_BACKOFF;
+    let mut tries = 1;
+    let found = loop {
+        let found = match sink::connect(&config).await {
+            Ok(cluster) => sink::topics::resolve(&cluster, &config.kafka.topics, &name).await,
+            Err(fault) => Err(fault),
+        };
+        match found {
+            Err(fault) if fault.class() == Class::Retry && tries < TOPIC_TRIES => {
+                tracing::warn!(code = %fault.code, cause = fault.cause, "{}", fault.message);
+                tokio::time::sleep(backoff).await;
+                backoff *= 2;
+                tries += 1;
+            }
+            found => break found,
+        }
+    };
+    reader.send(Command::Topic(Box::new(found)));
+}
+
+/// Gives the database a new nonce at once and then every [`LINEAGE_INTERVAL`]. A connection that
+/// breaks is told: the server may be shutting down while the reader does not look at its socket.
+pub(super) async fn advance_lineage(mut lineage: Lineage, config: Arc<Config>, events: mpsc::Sender<Event>) {
+    let mut tick = tokio::time::interval(LINEAGE_INTERVAL);
+    loop {
+        tick.tick().await;
+        match lineage.advance(config.pipeline.as_str()).await {
+            Ok(_) => {}
+            Err(fault) if matches!(fault.code, Code::PgUnreachable | Code::PgProtocol) => {
+                let _ = events.send(Event::SqlLost(fault)).await;
+                return;
+            }
+            Err(fault) => log(&fault),
+        }
+    }
+}

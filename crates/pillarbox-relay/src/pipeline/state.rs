@@ -1,0 +1,417 @@
+//! The life of a pipeline as a pure machine: `step(input) -> actions`.
+//!
+//! ```text
+//!             SlotOwned          Recovered
+//! Acquiring ------------> Recovering ------> Streaming ---+
+//!   ^   | SlotBusy           |                  |  |      | Stop
+//!   |   v (standing by)      |                  |  v      v
+//!   |  the same              |                  | Paused  Draining --Drained--> Stopped
+//!   |                        v                  v
+//!   +---- Waiting <---- Closing(then) <---------+         (a fault, or the end of a thread)
+//!         (back-off)         |
+//!                            +--> Halted (a person must act)   or   Stopped
+//! ```
+//!
+//! `Closing` waits until both threads are gone: the next start never overlaps with them.
+//!
+//! | input | in | leads to |
+//! | --- | --- | --- |
+//! | a fault of class Retry | any | Closing, then Waiting with back-off, then Acquiring |
+//! | the same before the first streaming, after the deadline | any | Stopped with the fault (exit 69) |
+//! | Halt or Reject | any | Closing, then Halted: the slot is released |
+//! | Config or Permission before the first streaming | any | Stopped with the fault (78, 77) |
+//! | the same afterwards | any | Halted: somebody changed a role or a setting |
+//! | fenced | Streaming | as Retry: it decides anew whether we lead |
+//! | Stop | Streaming, Paused | Draining, at the deadline Closing |
+//! | Stop | elsewhere | Closing, Stopped |
+//!
+//! No clock, no thread, no socket: `now` is an input, whoever calls performs the actions in order.
+
+use std::time::Duration;
+
+use super::status::State;
+use crate::error::{Class, Code, Fault};
+
+/// The first wait after a fault.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// The longest wait: an outage ends this much later for us at most.
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
+
+/// What happens to the pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Begin.
+    Start,
+    /// Another client streams from the slot.
+    SlotBusy,
+    /// The slot is ours.
+    SlotOwned,
+    /// The checkpoint is read, predecessors are fenced, frames are being taken.
+    Recovered,
+    /// The committed pause state.
+    Paused(bool),
+    /// The reader thread is gone.
+    ReaderGone(Gone),
+    /// The sink thread is gone.
+    SinkGone(Option<Fault>),
+    /// Something else says that this cannot go on.
+    Fault(Fault),
+    /// An operator wants the process to end.
+    Stop,
+    /// Time has passed.
+    Tick,
+}
+
+/// How a thread went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gone {
+    /// As told.
+    Released,
+    /// Everything complete is committed and confirmed.
+    Drained,
+    /// With a fault of its own.
+    Fault(Fault),
+}
+
+/// What the caller must do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Start the reader thread.
+    StartReader,
+    /// Start the sink thread with what the reader found.
+    StartSink,
+    /// Tell the reader to end at once; the sink ends with it.
+    Release,
+    /// Tell the reader to drain.
+    Drain,
+    /// Show this state.
+    Show(State, Option<Fault>),
+    /// Log the fault: it ends here.
+    Log(Fault),
+    /// The pipeline is over.
+    End(Option<Fault>),
+}
+
+/// Limits that the caller sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Faults of unreachable servers end the run if it has not streamed by then.
+    pub start: Duration,
+    /// A drain that takes longer is given up.
+    pub drain: Duration,
+    /// Whether a halt ends the run.
+    pub exit_on_halt: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Acquiring,
+    Recovering,
+    Streaming,
+    Draining { until: Duration },
+    Closing { then: Then },
+    Waiting { until: Duration },
+    Halted,
+    Over,
+}
+
+/// What comes after the threads are gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Then {
+    Retry,
+    Halt(Fault),
+    End(Option<Fault>),
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Lifecycle {
+    phase: Phase,
+    deadlines: Deadlines,
+    reader_runs: bool,
+    sink_runs: bool,
+    has_streamed: bool,
+    started_at: Duration,
+    backoff: Duration,
+}
+
+impl Lifecycle {
+    /// A pipeline that has not begun.
+    pub fn new(deadlines: Deadlines) -> Self {
+        Self {
+            phase: Phase::Idle,
+            deadlines,
+            reader_runs: false,
+            sink_runs: false,
+            has_streamed: false,
+            started_at: Duration::ZERO,
+            backoff: BACKOFF_MIN,
+        }
+    }
+
+    /// Whether the pipeline is over.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// When a [`Input::Tick`] is due.
+    pub fn due(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Draining { until } | Phase::Waiting { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Takes an input and says what to do.
+    pub fn step(&mut self, input: Input, now: Duration) -> Vec<Action> {
+        match input {
+            Input::Start => {
+                self.started_at = now;
+                self.acquire()
+            }
+            Input::SlotBusy => self.show_if(&Phase::Acquiring, State::StandingBy),
+            Input::SlotOwned => self.owned(),
+            Input::Recovered => self.recovered(),
+            Input::Paused(paused) => {
+                let state = if paused { State::Paused } else { State::Streaming };
+                self.show_if(&Phase::Streaming, state)
+            }
+            Input::ReaderGone(gone) => self.reader_gone(gone, now),
+            Input::SinkGone(fault) => self.sink_gone(fault, now),
+            Input::Fault(fault) => self.fault(fault, now),
+            Input::Stop => self.stop(now),
+            Input::Tick => self.tick(now),
+        }
+    }
+
+    fn acquire(&mut self) -> Vec<Action> {
+        self.phase = Phase::Acquiring;
+        self.reader_runs = true;
+        vec![Action::StartReader]
+    }
+
+    fn show_if(&self, phase: &Phase, state: State) -> Vec<Action> {
+        if self.phase == *phase { vec![Action::Show(state, None)] } else { Vec::new() }
+    }
+
+    fn owned(&mut self) -> Vec<Action> {
+        if self.phase != Phase::Acquiring {
+            return Vec::new();
+        }
+        self.phase = Phase::Recovering;
+        self.sink_runs = true;
+        vec![Action::Show(State::Starting, None), Action::StartSink]
+    }
+
+    fn recovered(&mut self) -> Vec<Action> {
+        if self.phase != Phase::Recovering {
+            return Vec::new();
+        }
+        self.phase = Phase::Streaming;
+        self.has_streamed = true;
+        self.backoff = BACKOFF_MIN;
+        vec![Action::Show(State::Streaming, None)]
+    }
+
+    fn reader_gone(&mut self, gone: Gone, now: Duration) -> Vec<Action> {
+        self.reader_runs = false;
+        match gone {
+            Gone::Fault(fault) => self.fault(fault, now),
+            Gone::Drained | Gone::Released => match self.phase {
+                Phase::Draining { .. } => self.close(Then::End(None), now),
+                Phase::Closing { .. } => self.closed(now),
+                _ => self.close(Then::Retry, now),
+            },
+        }
+    }
+
+    fn sink_gone(&mut self, fault: Option<Fault>, now: Duration) -> Vec<Action> {
+        self.sink_runs = false;
+        match fault {
+            Some(fault) => self.fault(fault, now),
+            None if matches!(self.phase, Phase::Closing { .. }) => self.closed(now),
+            None if self.reader_runs => self.close(Then::Retry, now),
+            None => Vec::new(),
+        }
+    }
+
+    fn fault(&mut self, fault: Fault, now: Duration) -> Vec<Action> {
+        if let Phase::Closing { .. } = self.phase {
+            return self.closed(now);
+        }
+        let draining = matches!(self.phase, Phase::Draining { .. });
+        let then = match fault.class() {
+            Class::Halt | Class::Reject | Class::Bug => Then::Halt(fault.clone()),
+            Class::Config | Class::Permission if self.has_streamed => Then::Halt(fault.clone()),
+            Class::Config | Class::Permission => Then::End(Some(fault.clone())),
+            Class::Retry if draining => Then::End(None),
+            Class::Retry if self.start_is_over(&fault, now) => Then::End(Some(fault.clone())),
+            Class::Retry => Then::Retry,
+        };
+        let mut actions = vec![Action::Log(fault.clone())];
+        if then == Then::Retry {
+            actions.push(Action::Show(State::Starting, Some(fault)));
+        }
+        actions.extend(self.close(then, now));
+        actions
+    }
+
+    /// Before the first streaming an unreachable server is a wrong address until shown otherwise.
+    fn start_is_over(&self, fault: &Fault, now: Duration) -> bool {
+        let unreachable = matches!(fault.code, Code::PgUnreachable | Code::KafkaUnreachable | Code::PgProtocol
+            | Code::KafkaProtocol | Code::CommitStalled | Code::PgLimit | Code::PgStandby);
+        !self.has_streamed && unreachable && now.saturating_sub(self.started_at) >= self.deadlines.start
+    }
+
+    fn close(&mut self, then: Then, now: Duration) -> Vec<Action> {
+        self.phase = Phase::Closing { then };
+        let mut actions = if self.reader_runs { vec![Action::Release] } else { Vec::new() };
+        actions.extend(self.closed(now));
+        actions
+    }
+
+    /// Goes on once both threads are gone.
+    fn closed(&mut self, now: Duration) -> Vec<Action> {
+        if self.reader_runs || self.sink_runs {
+            return Vec::new();
+        }
+        let Phase::Closing { then } = std::mem::replace(&mut self.phase, Phase::Over) else {
+            unreachable!("only a closing pipeline is closed")
+        };
+        match then {
+            Then::Retry => {
+                self.phase = Phase::Waiting { until: now + self.backoff };
+                self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+                Vec::new()
+            }
+            Then::Halt(fault) if self.deadlines.exit_on_halt => {
+                vec![Action::Show(State::Halted, Some(fault.clone())), Action::End(Some(fault))]
+            }
+            Then::Halt(fault) => {
+                self.phase = Phase::Halted;
+                vec![Action::Show(State::Halted, Some(fault))]
+            }
+            Then::End(fault) => vec![Action::Show(State::Stopped, fault.clone()), Action::End(fault)],
+        }
+    }
+
+    fn stop(&mut self, now: Duration) -> Vec<Action> {
+        match self.phase {
+            Phase::Streaming => {
+                self.phase = Phase::Draining { until: now + self.deadlines.drain };
+                vec![Action::Show(State::Draining, None), Action::Drain]
+            }
+            Phase::Draining { .. } | Phase::Over => Vec::new(),
+            _ => self.close(Then::End(None), now),
+        }
+    }
+
+    fn tick(&mut self, now: Duration) -> Vec<Action> {
+        match self.phase {
+            Phase::Waiting { until } if now >= until => self.acquire(),
+            Phase::Draining { until } if now >= until => {
+                let fault = Fault::new(Code::DrainDeadline, "the drain did not finish in time")
+                    .hint("what was in flight is not lost: the next start reads the checkpoint and goes on");
+                let mut actions = vec![Action::Log(fault)];
+                actions.extend(self.close(Then::End(None), now));
+                actions
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    fn machine() -> Lifecycle {
+        Lifecycle::new(Deadlines { start: 30 * S, drain: 20 * S, exit_on_halt: false })
+    }
+
+    fn streaming() -> Lifecycle {
+        let mut machine = machine();
+        for input in [Input::Start, Input::SlotOwned, Input::Recovered] {
+            machine.step(input, S);
+        }
+        machine
+    }
+
+    fn halt() -> Fault {
+        Fault::new(Code::SlotAhead, "x")
+    }
+
+    fn retry() -> Fault {
+        Fault::new(Code::KafkaUnreachable, "x")
+    }
+
+    #[test]
+    fn the_usual_life() {
+        let mut m = machine();
+        assert_eq!(m.step(Input::Start, S), [Action::StartReader]);
+        assert_eq!(m.step(Input::SlotBusy, S), [Action::Show(State::StandingBy, None)]);
+        assert_eq!(m.step(Input::SlotOwned, S), [Action::Show(State::Starting, None), Action::StartSink]);
+        assert_eq!(m.step(Input::Recovered, S), [Action::Show(State::Streaming, None)]);
+        assert_eq!(m.step(Input::Stop, S), [Action::Show(State::Draining, None), Action::Drain]);
+        assert_eq!(m.step(Input::ReaderGone(Gone::Drained), S), []);
+        assert_eq!(m.step(Input::SinkGone(None), S), [Action::Show(State::Stopped, None), Action::End(None)]);
+        assert!(m.is_over());
+    }
+
+    #[test]
+    fn a_restart_waits_for_both_threads_and_backs_off() {
+        let mut m = streaming();
+        let actions = m.step(Input::SinkGone(Some(retry())), S);
+        assert!(actions.contains(&Action::Release), "{actions:?}");
+        assert_eq!(m.due(), None, "the reader still runs");
+        m.step(Input::ReaderGone(Gone::Released), S);
+        let until = m.due().expect("waiting");
+        assert_eq!(m.step(Input::Tick, until - Duration::from_millis(1)), []);
+        assert_eq!(m.step(Input::Tick, until), [Action::StartReader]);
+    }
+
+    #[test]
+    fn a_halt_releases_the_slot_and_stays() {
+        let mut m = streaming();
+        m.step(Input::ReaderGone(Gone::Fault(halt())), S);
+        let actions = m.step(Input::SinkGone(None), S);
+        assert_eq!(actions, [Action::Show(State::Halted, Some(halt()))]);
+        assert!(!m.is_over());
+        assert_eq!(m.step(Input::Stop, S), [Action::Show(State::Stopped, None), Action::End(None)]);
+    }
+
+    #[test]
+    fn unreachable_servers_end_only_a_run_that_never_streamed() {
+        let mut fresh = machine();
+        fresh.step(Input::Start, S);
+        fresh.step(Input::ReaderGone(Gone::Fault(retry())), 2 * S);
+        assert!(!fresh.is_over(), "before the deadline");
+        fresh.step(Input::Tick, 30 * S);
+        let actions = fresh.step(Input::ReaderGone(Gone::Fault(retry())), 31 * S);
+        assert!(actions.contains(&Action::End(Some(retry()))), "{actions:?}");
+
+        let mut seasoned = streaming();
+        seasoned.step(Input::SinkGone(Some(retry())), 100 * S);
+        seasoned.step(Input::ReaderGone(Gone::Released), 100 * S);
+        assert!(!seasoned.is_over());
+    }
+
+    #[test]
+    fn the_first_fault_decides_while_closing() {
+        let mut m = streaming();
+        m.step(Input::ReaderGone(Gone::Fault(halt())), S);
+        let actions = m.step(Input::SinkGone(Some(retry())), S);
+        assert_eq!(actions, [Action::Show(State::Halted, Some(halt()))]);
+    }
+
+    #[test]
+    fn a_drain_has_a_deadline() {
+        let mut m = streaming();
+        m.step(Input::Stop, S);
+        let actions = m.step(Input::Tick, 21 * S);
+        assert!(actions.contains(&Action::Release), "{actions:?}");
+    }
+}

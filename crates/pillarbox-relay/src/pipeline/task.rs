@@ -1,0 +1,80 @@
+//! The one place that starts threads and tasks: each has a name, and says what its failure and its
+//! cancellation do.
+//!
+//! | name | failure | cancellation |
+//! | --- | --- | --- |
+//! | `pillarbox-reader` | `Event::ReaderEnded` with the fault; a panic aborts the process | `Command::Release` |
+//! | `pillarbox-sink` | `Event::SinkEnded` with the fault; a panic aborts the process | the reader's end closes its channel |
+//! | supervisor | its panic aborts the process | `Handle::stop` |
+//! | topic lookup | the fault goes to the reader | dropped with the runtime; changes nothing but a created topic |
+//! | lineage | `Event::SqlLost` | dropped with the runtime; a statement is one transaction |
+//!
+//! A panic on any of them is a broken invariant. It aborts: a restart recovers from the checkpoint,
+//! a wrong confirm does not.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::messages::{Event, Outlet};
+use super::{reader, run};
+use crate::config::Config;
+use crate::sink::recover;
+use crate::sql::Lineage;
+
+/// Ends the process if it is dropped by a panic.
+struct AbortOnPanic(&'static str);
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(code = %crate::error::Code::Internal, thread = self.0, "an invariant does not hold, ending the process");
+            std::process::abort();
+        }
+    }
+}
+
+/// Starts the reader thread.
+pub(super) fn reader(context: reader::Context) {
+    thread("pillarbox-reader", move || reader::run(context));
+}
+
+/// Starts the sink thread with a runtime of its own; `ended` is told when it is gone.
+pub(super) fn sink(context: recover::Context, ended: mpsc::Sender<Event>) {
+    thread("pillarbox-sink", move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime needs an epoll and an event descriptor");
+        let fault = runtime.block_on(recover::run(context));
+        drop(runtime);
+        let _ = ended.blocking_send(Event::SinkEnded(fault));
+    });
+}
+
+fn thread(name: &'static str, work: impl FnOnce() + Send + 'static) {
+    let guarded = move || {
+        let _abort = AbortOnPanic(name);
+        work();
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(guarded).expect("the system has room for a thread");
+}
+
+/// Starts the supervisor.
+pub(super) fn supervisor<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    tokio::spawn(async move {
+        let _abort = AbortOnPanic("supervisor");
+        work.await
+    })
+}
+
+/// Finds out about a topic for the reader.
+pub(super) fn topic(config: Arc<Config>, name: String, reader: Outlet) {
+    tokio::spawn(run::look_up_topic(config, name, reader));
+}
+
+/// Keeps the lineage nonce moving while we lead.
+pub(super) fn lineage(config: Arc<Config>, events: mpsc::Sender<Event>) -> JoinHandle<()> {
+    let name = format!("pillarbox/{}", config.pipeline);
+    tokio::spawn(run::advance_lineage(Lineage::new(&config.postgres, &name), config, events))
+}

@@ -1,0 +1,232 @@
+//! Whether the database in front of us is the one the checkpoint speaks of.
+//!
+//! A checkpoint is only worth something for the history it was taken from. Each row of the table
+//! below is decided before anything is fenced, so that a clone of the database cannot harm the
+//! production pipeline, and once more after fencing, on what was read then.
+//!
+//! | observed | meaning | verdict |
+//! | --- | --- | --- |
+//! | other system identifier | another cluster, a dump and restore | halt |
+//! | same timeline, WAL ends before `resume_lsn` | an older copy of the storage | halt |
+//! | nonce in the database older than the checkpoint's, or another of the same age | clone, restored copy | halt |
+//! | slot confirmed beyond `resume_lsn` | somebody else moved the slot: a gap of known bounds | halt |
+//! | timeline grew, fork at or after `published_end_lsn` (and after a split's `commit_lsn`) | clean failover | epoch + 1 |
+//! | timeline grew, fork before that | published events do not exist any more | halt |
+//! | timeline went back | an older copy | halt |
+//! | otherwise | the same history | go on |
+//!
+//! The nonce is not compared across a timeline switch: its last value may lie in the lost tail.
+//! Pure: takes values, gives a verdict.
+
+use pillarbox_wire::lsn::{Lsn, SystemId, TimelineId};
+
+use super::checkpoint::PositionRecord;
+use crate::error::{Code, Fault};
+
+/// What the source says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceFacts {
+    /// `IDENTIFY_SYSTEM`.
+    pub system_id: SystemId,
+    /// `IDENTIFY_SYSTEM`.
+    pub timeline: TimelineId,
+    /// End of WAL, `IDENTIFY_SYSTEM`.
+    pub wal_position: Lsn,
+    /// Ends of former timelines: (timeline that ended, where).
+    pub history: Vec<(TimelineId, Lsn)>,
+    /// The slot's `confirmed_flush_lsn`, read before it was acquired.
+    pub confirmed_flush_lsn: Lsn,
+    /// The row of `pillarbox.lineage`, if there is one: (sequence, nonce).
+    pub lineage: Option<(i64, String)>,
+}
+
+/// The same history, perhaps a later branch of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Continuation {
+    /// The epoch to go on in.
+    pub epoch: u32,
+    /// The timeline to record.
+    pub timeline: TimelineId,
+    /// What may be confirmed from now on.
+    pub resume_lsn: Lsn,
+}
+
+/// Compares the source with the checkpoint.
+pub fn judge(facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<Continuation, Fault> {
+    same_system(facts, checkpoint)?;
+    let continuation = if facts.timeline.0 == checkpoint.timeline {
+        same_timeline(facts, checkpoint)?
+    } else {
+        later_timeline(facts, checkpoint)?
+    };
+    slot_behind(facts, &continuation, checkpoint)?;
+    Ok(continuation)
+}
+
+fn same_system(facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<(), Fault> {
+    if facts.system_id.to_string() == checkpoint.system_id {
+        return Ok(());
+    }
+    let message = format!(
+        "the checkpoint belongs to system {}, this server is system {}",
+        checkpoint.system_id, facts.system_id
+    );
+    Err(Fault::new(Code::SystemIdDiffers, message).hint(
+        "point postgres.url at the server that this pipeline has been reading, or give the new one its own pipeline name",
+    ))
+}
+
+fn same_timeline(facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<Continuation, Fault> {
+    if facts.wal_position < checkpoint.resume_lsn {
+        let message = format!(
+            "the server's WAL ends at {}, events were relayed up to {}",
+            facts.wal_position, checkpoint.resume_lsn
+        );
+        return Err(Fault::new(Code::ServerBehind, message).hint(COPY_HINT));
+    }
+    if let Some(recorded) = &checkpoint.lineage_nonce {
+        same_lineage(facts, recorded)?;
+    }
+    Ok(Continuation {
+        epoch: checkpoint.epoch,
+        timeline: facts.timeline,
+        resume_lsn: checkpoint.resume_lsn,
+    })
+}
+
+const COPY_HINT: &str =
+    "this is an older copy of the database: give it a pipeline name of its own, or restore the original server";
+
+fn same_lineage(facts: &SourceFacts, recorded: &str) -> Result<(), Fault> {
+    let recorded_seq = nonce_sequence(recorded);
+    let agrees = facts.lineage.as_ref().is_some_and(|(seq, nonce)| match recorded_seq {
+        Some(recorded_seq) => *seq > recorded_seq || (*seq == recorded_seq && nonce == recorded),
+        None => false,
+    });
+    if agrees {
+        return Ok(());
+    }
+    let found = facts.lineage.as_ref().map_or("none", |(_, nonce)| nonce);
+    let message = format!("the checkpoint has seen lineage {recorded}, this database is at {found}");
+    Err(Fault::new(Code::LineageDiffers, message).hint(COPY_HINT))
+}
+
+/// The sequence in `<seq>-<random>`.
+fn nonce_sequence(nonce: &str) -> Option<i64> {
+    nonce.split_once('-')?.0.parse().ok()
+}
+
+fn later_timeline(facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<Continuation, Fault> {
+    let fork = facts.history.iter().find(|(timeline, _)| timeline.0 == checkpoint.timeline);
+    let Some(&(_, fork)) = fork else {
+        let message = format!(
+            "the checkpoint was taken on timeline {}, this server is on timeline {} and does not descend from it",
+            checkpoint.timeline, facts.timeline.0
+        );
+        return Err(Fault::new(Code::TimelineDiverged, message).hint(COPY_HINT));
+    };
+    let inside_split = checkpoint.index.is_some() && fork <= checkpoint.commit_lsn;
+    if fork < checkpoint.published_end_lsn || inside_split {
+        let last = checkpoint.published_end_lsn.max(checkpoint.commit_lsn);
+        let message = format!(
+            "timeline {} ended at {fork}, but events were published up to {last}: those after the fork do not exist in this database",
+            checkpoint.timeline
+        );
+        return Err(Fault::new(Code::TimelineDiverged, message)
+            .hint("compare the events after the fork with the database before you go on; nothing was published since"));
+    }
+    Ok(Continuation {
+        epoch: checkpoint.epoch + 1,
+        timeline: facts.timeline,
+        resume_lsn: checkpoint.resume_lsn.min(fork),
+    })
+}
+
+fn slot_behind(facts: &SourceFacts, now: &Continuation, checkpoint: &PositionRecord) -> Result<(), Fault> {
+    if facts.confirmed_flush_lsn <= now.resume_lsn {
+        return Ok(());
+    }
+    let gap = facts.confirmed_flush_lsn.0 - now.resume_lsn.0;
+    let message = format!(
+        "slot {} is confirmed at {}, the checkpoint is at {}: {gap} bytes of WAL in between were never relayed",
+        checkpoint.slot, facts.confirmed_flush_lsn, now.resume_lsn
+    );
+    Err(Fault::new(Code::SlotAhead, message).hint(
+        "find out what moved the slot (pg_replication_slot_advance, another client) and which outbox rows lie in the gap; then run `pillarbox setup --adopt-slot`",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::checkpoint::VERSION;
+
+    fn checkpoint() -> PositionRecord {
+        PositionRecord {
+            v: VERSION,
+            epoch: 3,
+            commit_lsn: Lsn(90),
+            index: None,
+            part: None,
+            resume_lsn: Lsn(120),
+            published_end_lsn: Lsn(100),
+            system_id: "7".into(),
+            timeline: 1,
+            lineage_nonce: Some("5-abc".into()),
+            slot: "s".into(),
+            generation: String::new(),
+            paused: false,
+            snapshot_offset: None,
+            at: 0,
+        }
+    }
+
+    fn facts() -> SourceFacts {
+        SourceFacts {
+            system_id: SystemId(7),
+            timeline: TimelineId(1),
+            wal_position: Lsn(200),
+            history: Vec::new(),
+            confirmed_flush_lsn: Lsn(110),
+            lineage: Some((5, "5-abc".into())),
+        }
+    }
+
+    fn forked_at(fork: u64) -> SourceFacts {
+        SourceFacts { timeline: TimelineId(2), history: vec![(TimelineId(1), Lsn(fork))], ..facts() }
+    }
+
+    fn code(facts: &SourceFacts, checkpoint: &PositionRecord) -> Option<Code> {
+        judge(facts, checkpoint).err().map(|fault| fault.code)
+    }
+
+    #[test]
+    fn every_row_of_the_table() {
+        let c = checkpoint();
+        let split = PositionRecord { index: Some(4), commit_lsn: Lsn(105), ..checkpoint() };
+        for (name, facts, checkpoint, expected) in [
+            ("same history", facts(), &c, None),
+            ("other system", SourceFacts { system_id: SystemId(8), ..facts() }, &c, Some(Code::SystemIdDiffers)),
+            ("older copy", SourceFacts { wal_position: Lsn(119), ..facts() }, &c, Some(Code::ServerBehind)),
+            ("older nonce", SourceFacts { lineage: Some((4, "4-x".into())), ..facts() }, &c, Some(Code::LineageDiffers)),
+            ("other nonce", SourceFacts { lineage: Some((5, "5-x".into())), ..facts() }, &c, Some(Code::LineageDiffers)),
+            ("no nonce", SourceFacts { lineage: None, ..facts() }, &c, Some(Code::LineageDiffers)),
+            ("newer nonce", SourceFacts { lineage: Some((6, "6-x".into())), ..facts() }, &c, None),
+            ("slot ahead", SourceFacts { confirmed_flush_lsn: Lsn(121), ..facts() }, &c, Some(Code::SlotAhead)),
+            ("clean failover", forked_at(115), &c, None),
+            ("fork at the last event", SourceFacts { confirmed_flush_lsn: Lsn(90), ..forked_at(100) }, &c, None),
+            ("lost tail", forked_at(99), &c, Some(Code::TimelineDiverged)),
+            ("fork inside a split", forked_at(105), &split, Some(Code::TimelineDiverged)),
+            ("fork after a split", SourceFacts { confirmed_flush_lsn: Lsn(90), ..forked_at(106) }, &split, None),
+            ("unknown branch", SourceFacts { timeline: TimelineId(2), ..facts() }, &c, Some(Code::TimelineDiverged)),
+        ] {
+            assert_eq!(code(&facts, checkpoint), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_clean_failover_opens_an_epoch_and_takes_back_what_the_fork_cut() {
+        let now = judge(&forked_at(115), &checkpoint()).unwrap();
+        assert_eq!(now, Continuation { epoch: 4, timeline: TimelineId(2), resume_lsn: Lsn(115) });
+    }
+}

@@ -1,0 +1,226 @@
+//! Stage 4, route: an event gets its topic and partition.
+//!
+//! Topic names come from the template, partitions from murmur2 over the key (as the Java client
+//! does), or over the commit LSN where there is no key. Partition counts are the pinned ones: same
+//! key, same partition, always. Never looks at the clock or the network: a topic it does not know
+//! is asked for, and the event is presented again.
+
+use std::collections::HashMap;
+
+use pillarbox_wire::lsn::Lsn;
+use pillarbox_wire::partition::{partition_for_key, partition_for_lsn};
+use pillarbox_wire::position::PartitionId;
+use pillarbox_wire::topic::validate_topic_name;
+use uuid::Uuid;
+
+use crate::config::{TopicPart, TopicTemplate};
+use crate::outbox::{Event, TOPIC_PARTS_MAX};
+use crate::position::checkpoint::TopicRecord;
+
+/// A topic as this pipeline uses it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Kafka's id for it.
+    pub id: Uuid,
+    /// The pinned partition count, at least 1.
+    pub partitions: u32,
+    /// The slot of partition 0.
+    pub first_slot: u32,
+    /// Whether a checkpoint in Kafka records it already.
+    pub recorded: bool,
+    /// What it takes.
+    pub limits: TopicLimits,
+}
+
+/// What a topic takes, from DescribeConfigs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicLimits {
+    /// `max.message.bytes`: the largest record batch.
+    pub batch_bytes_max: usize,
+    /// `retention.ms`; `None` = for ever.
+    pub retention_ms: Option<i64>,
+    /// `message.timestamp.before.max.ms`.
+    pub before_max_ms: i64,
+    /// `message.timestamp.after.max.ms`.
+    pub after_max_ms: i64,
+    /// Whether `cleanup.policy` says compact.
+    pub compacted: bool,
+}
+
+/// An index into [`Router::topics`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TopicIndex(pub usize);
+
+/// Where an event goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Destination {
+    /// The topic.
+    pub topic: TopicIndex,
+    /// The partition in it.
+    pub partition: PartitionId,
+    /// The partition's slot in the checkpoint's sequences.
+    pub slot: usize,
+}
+
+/// An event that has no destination.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// Ask for the topic, then present the event again.
+    #[error("topic `{0}` is not known yet")]
+    UnknownTopic(String),
+    /// A template column is NULL.
+    #[error("column `{0}`, which names the topic, is NULL")]
+    NullColumn(String),
+    /// Kafka does not allow the name. It is data, so it is not quoted.
+    #[error("the topic name is not legal: {0}")]
+    IllegalName(String),
+    /// Compaction needs a key.
+    #[error("topic `{0}` is compacted, but the event has no key")]
+    KeylessCompacted(String),
+}
+
+/// Knows the topics.
+#[derive(Debug)]
+pub struct Router {
+    templates: Vec<TopicTemplate>,
+    topics: Vec<Topic>,
+    by_name: HashMap<Vec<u8>, TopicIndex>,
+    name: Vec<u8>,
+}
+
+impl Router {
+    /// A router for the outboxes' templates that knows `topics` already.
+    pub fn new(templates: Vec<TopicTemplate>, topics: Vec<Topic>) -> Self {
+        assert!(templates.iter().all(|template| template.parts().len() <= TOPIC_PARTS_MAX));
+        let mut router = Self { templates, topics: Vec::new(), by_name: HashMap::new(), name: Vec::new() };
+        topics.into_iter().for_each(|topic| router.learn(topic));
+        router
+    }
+
+    /// The topics known so far.
+    pub fn topics(&self) -> &[Topic] {
+        &self.topics
+    }
+
+    /// Whether a topic of this name is known.
+    pub fn knows(&self, name: &str) -> bool {
+        self.by_name.contains_key(name.as_bytes())
+    }
+
+    /// The slot after the last one in use.
+    pub fn next_slot(&self) -> u32 {
+        self.topics.iter().map(|topic| topic.first_slot + topic.partitions).max().unwrap_or(0)
+    }
+
+    /// From now on the topic is known.
+    pub fn learn(&mut self, topic: Topic) {
+        assert!(topic.partitions > 0, "a topic has partitions");
+        self.by_name.insert(topic.name.clone().into_bytes(), TopicIndex(self.topics.len()));
+        self.topics.push(topic);
+    }
+
+    /// A topic that gets its first event: what the checkpoint must remember of it, once.
+    pub fn record(&mut self, topic: TopicIndex) -> Option<(String, TopicRecord)> {
+        let topic = &mut self.topics[topic.0];
+        if std::mem::replace(&mut topic.recorded, true) {
+            return None;
+        }
+        let Topic { id, partitions, first_slot, .. } = topic;
+        let record = TopicRecord { topic_id: id.to_string(), partitions: *partitions, first_slot: *first_slot };
+        Some((topic.name.clone(), record))
+    }
+
+    /// Where the event goes.
+    pub fn route(&mut self, event: &Event<'_>, commit_lsn: Lsn) -> Result<Destination, RouteError> {
+        self.write_name(event)?;
+        let Some(&topic) = self.by_name.get(&self.name) else {
+            return Err(self.unknown());
+        };
+        let Topic { partitions, first_slot, limits, ref name, .. } = self.topics[topic.0];
+        let partition = match event.key {
+            Some(key) => partition_for_key(key, partitions),
+            None if limits.compacted => return Err(RouteError::KeylessCompacted(name.clone())),
+            None => partition_for_lsn(commit_lsn, partitions),
+        };
+        Ok(Destination { topic, partition, slot: (first_slot + partition.0) as usize })
+    }
+
+    fn write_name(&mut self, event: &Event<'_>) -> Result<(), RouteError> {
+        self.name.clear();
+        for (at, part) in self.templates[event.outbox].parts().iter().enumerate() {
+            match part {
+                TopicPart::Literal(text) => self.name.extend_from_slice(text.as_bytes()),
+                TopicPart::Column(column) => {
+                    let value = event.topic_values[at].ok_or_else(|| RouteError::NullColumn(column.clone()))?;
+                    self.name.extend_from_slice(value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn unknown(&self) -> RouteError {
+        match validate_topic_name(&self.name) {
+            Ok(()) => RouteError::UnknownTopic(String::from_utf8_lossy(&self.name).into_owned()),
+            Err(error) => RouteError::IllegalName(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(name: &str, partitions: u32, first_slot: u32, compacted: bool) -> Topic {
+        let limits = TopicLimits {
+            batch_bytes_max: 1 << 20,
+            retention_ms: None,
+            before_max_ms: i64::MAX,
+            after_max_ms: 3_600_000,
+            compacted,
+        };
+        Topic { name: name.into(), id: Uuid::nil(), partitions, first_slot, recorded: false, limits }
+    }
+
+    fn event<'a>(kind: Option<&'a [u8]>, key: Option<&'a [u8]>) -> Event<'a> {
+        let mut topic_values = [None; TOPIC_PARTS_MAX];
+        topic_values[1] = kind;
+        Event { outbox: 0, id: b"1", key, payload: None, topic_values, headers: Default::default() }
+    }
+
+    fn router() -> Router {
+        let template = TopicTemplate::parse("t.{aggregatetype}").unwrap();
+        Router::new(vec![template], vec![topic("t.a", 8, 0, false), topic("t.c", 4, 8, true)])
+    }
+
+    #[test]
+    fn a_key_decides_the_partition_as_the_java_client_does() {
+        let mut router = router();
+        let to = router.route(&event(Some(b"a"), Some(b"foobar")), Lsn(8)).unwrap();
+        // Java: murmur2("foobar") = -790332482
+        let expected = (-790_332_482_i32 & 0x7fff_ffff) as u32 % 8;
+        assert_eq!(to.partition, PartitionId(expected));
+        assert_eq!(to.slot, expected as usize);
+    }
+
+    #[test]
+    fn slots_follow_the_topic() {
+        let to = router().route(&event(Some(b"c"), Some(b"k")), Lsn(8)).unwrap();
+        assert_eq!(to.slot, 8 + to.partition.0 as usize);
+    }
+
+    #[test]
+    fn what_has_no_destination_says_why() {
+        for (kind, key, expected) in [
+            (Some(&b"x"[..]), None, RouteError::UnknownTopic("t.x".into())),
+            (None, None, RouteError::NullColumn("aggregatetype".into())),
+            (Some(b"c"), None, RouteError::KeylessCompacted("t.c".into())),
+        ] {
+            assert_eq!(router().route(&event(kind, key), Lsn(8)), Err(expected));
+        }
+        let illegal = router().route(&event(Some(b"a/b"), None), Lsn(8));
+        assert!(matches!(illegal, Err(RouteError::IllegalName(_))), "{illegal:?}");
+    }
+}

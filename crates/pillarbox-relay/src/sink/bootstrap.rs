@@ -1,0 +1,73 @@
+//! The first checkpoint of a pipeline: only `setup` writes it, never `run`.
+
+use pillarbox_kafka::Cluster;
+use pillarbox_kafka::producer::Producer;
+use pillarbox_wire::lsn::{Lsn, SystemId, TimelineId};
+
+use super::commit::{Tag, unix_ms};
+use super::read::{End, read};
+use super::recover::{checkpoint_topic, commit_alone, fence};
+use super::record::Recorder;
+use crate::config::Config;
+use crate::error::Fault;
+use crate::pipeline::intake::SetEnd;
+use crate::position::checkpoint::{PositionRecord, Table, VERSION};
+
+/// Where a pipeline begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstCheckpoint {
+    /// `IDENTIFY_SYSTEM`.
+    pub system_id: SystemId,
+    /// `IDENTIFY_SYSTEM`.
+    pub timeline: TimelineId,
+    /// The slot's `confirmed_flush_lsn`: events of transactions that commit from there on are
+    /// relayed.
+    pub resume_lsn: Lsn,
+    /// Go on from an existing checkpoint in a new epoch at `resume_lsn` (an operator declared it);
+    /// otherwise an existing checkpoint is left alone.
+    pub replace: bool,
+}
+
+/// Writes it. The checkpoint topic exists. True when it was written, false when there was one.
+///
+/// # Errors
+/// When Kafka does not answer or refuses.
+pub async fn bootstrap(config: &Config, cluster: &Cluster, first: &FirstCheckpoint) -> Result<bool, Fault> {
+    let found = read(cluster, config, End::Committed).await?;
+    if found.is_some() && !first.replace {
+        return Ok(false);
+    }
+    let mut producer: Producer<Tag> = fence(cluster, config).await?;
+    let mut table = read(cluster, config, End::HighWatermark).await?.unwrap_or_default();
+    if table.position.is_some() && !first.replace {
+        return Ok(false);
+    }
+    let position = position(config, first, &table);
+    table.position = Some(position.clone());
+    let end = SetEnd::from(&position);
+    let mut recorder = Recorder::new(checkpoint_topic(cluster, config).await?, table, position);
+    commit_alone(&mut producer, &mut recorder, &end).await?;
+    Ok(true)
+}
+
+fn position(config: &Config, first: &FirstCheckpoint, table: &Table) -> PositionRecord {
+    let former = table.position.as_ref();
+    PositionRecord {
+        v: VERSION,
+        epoch: former.map_or(1, |position| position.epoch + 1),
+        // Zero, not the slot's position: a transaction may commit exactly there.
+        commit_lsn: Lsn::ZERO,
+        index: None,
+        part: None,
+        resume_lsn: first.resume_lsn,
+        published_end_lsn: Lsn::ZERO,
+        system_id: first.system_id.to_string(),
+        timeline: first.timeline.0,
+        lineage_nonce: None,
+        slot: config.postgres.slot.clone(),
+        generation: config.generation(),
+        paused: false,
+        snapshot_offset: None,
+        at: unix_ms(),
+    }
+}

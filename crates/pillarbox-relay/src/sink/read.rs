@@ -1,0 +1,133 @@
+//! Reads the checkpoint topic backwards, in growing steps, to a position; from there forwards.
+//!
+//! A checkpoint topic can hold a million commits. The last `position` record says where the whole
+//! table was last rewritten, so the tail is all that is read. Control batches take offsets but
+//! hold no records, hence steps that grow until a position turns up.
+
+use std::time::Duration;
+
+use pillarbox_kafka::admin::{self, OffsetOf};
+use pillarbox_kafka::reader::{PartitionReader, ReaderOptions, Record};
+use pillarbox_kafka::Cluster;
+
+use super::kafka_fault;
+use crate::config::Config;
+use crate::error::{Code, Fault};
+use crate::position::checkpoint::{CheckpointError, Table, is_position_key, parse_position};
+
+/// The first look: some transactions' checkpoints and their markers.
+const FIRST_STEP: i64 = 256;
+/// Each further look goes this much further back.
+const STEP_GROWTH: i64 = 8;
+/// Reading a checkpoint takes milliseconds; beyond this something holds the partition's last
+/// stable offset back.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How far a read goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// To what is committed now: others may be writing.
+    Committed,
+    /// To the high watermark: nobody else can write any more, so all of it must become readable.
+    HighWatermark,
+}
+
+/// The pipeline's checkpoint as far as it is committed; for `status` and `check`.
+///
+/// # Errors
+/// A fault when the topic is missing or unfit, Kafka does not answer, or a record is malformed. A
+/// topic without any checkpoint is `Ok(None)`.
+pub async fn read_checkpoint(cluster: &Cluster, config: &Config) -> Result<Option<Table>, Fault> {
+    read(cluster, config, End::Committed).await
+}
+
+pub(crate) async fn read(cluster: &Cluster, config: &Config, end: End) -> Result<Option<Table>, Fault> {
+    let topic = config.checkpoint_topic();
+    exists(cluster, &topic).await?;
+    let log = Log { cluster, topic: &topic };
+    let to = match end {
+        End::Committed => log.offset(OffsetOf::LatestCommitted).await?,
+        End::HighWatermark => log.offset(OffsetOf::Latest).await?,
+    };
+    let earliest = log.offset(OffsetOf::Earliest).await?;
+    let mut step = FIRST_STEP;
+    loop {
+        let from = earliest.max(to - step);
+        let records = log.records(from, to).await?;
+        let position = records.iter().rev().find(|record| record.key.as_deref().is_some_and(is_position_key));
+        match position.map(|record| snapshot_offset(record, &topic)).transpose()? {
+            // The table was rewritten within what we have.
+            Some(Some(snapshot)) if snapshot >= from => return table(&records, snapshot, &topic).map(Some),
+            Some(Some(snapshot)) => {
+                return table(&log.records(snapshot.max(earliest), to).await?, snapshot, &topic).map(Some);
+            }
+            _ if from > earliest => step = step.saturating_mul(STEP_GROWTH),
+            Some(None) => return table(&records, earliest, &topic).map(Some),
+            None => return Ok(None),
+        }
+    }
+}
+
+async fn exists(cluster: &Cluster, topic: &str) -> Result<(), Fault> {
+    let described = admin::describe_topic(cluster, topic)
+        .await
+        .map_err(|error| kafka_fault(&error, &format!("cannot describe topic {topic}")))?;
+    match described {
+        Some(described) if described.partitions == 1 => Ok(()),
+        Some(described) => Err(Fault::new(
+            Code::CheckpointTopicUnfit,
+            format!("checkpoint topic {topic} has {} partitions, it must have one", described.partitions),
+        )
+        .hint("a checkpoint is one order of records: restore the topic as it was")),
+        None => Err(Fault::new(Code::CheckpointTopicMissing, format!("checkpoint topic {topic} does not exist"))
+            .hint("run `pillarbox setup` if the pipeline is new; otherwise this is the wrong Kafka cluster, or the topic was deleted: see kafka.brokers")),
+    }
+}
+
+/// Where the table was last rewritten, as the record of a position says.
+fn snapshot_offset(record: &Record, topic: &str) -> Result<Option<i64>, Fault> {
+    let value = record.value.as_deref().unwrap_or_default();
+    let position = parse_position("position", value).map_err(|error| unreadable(&error, topic))?;
+    Ok(position.snapshot_offset)
+}
+
+fn table(records: &[Record], from: i64, topic: &str) -> Result<Table, Fault> {
+    let mut table = Table::default();
+    for record in records.iter().filter(|record| record.offset >= from) {
+        let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+        table.apply(key, record.value.as_deref()).map_err(|error| unreadable(&error, topic))?;
+    }
+    Ok(table)
+}
+
+fn unreadable(error: &CheckpointError, topic: &str) -> Fault {
+    let hint = match error {
+        CheckpointError::Version { .. } => "run the version of pillarbox that wrote it, or a later one",
+        _ => "something else has written to this topic: find out what, before you go on",
+    };
+    Fault::new(Code::CheckpointUnreadable, format!("the checkpoint in topic {topic} cannot be understood"))
+        .because(error)
+        .hint(hint)
+}
+
+struct Log<'a> {
+    cluster: &'a Cluster,
+    topic: &'a str,
+}
+
+impl Log<'_> {
+    async fn offset(&self, which: OffsetOf) -> Result<i64, Fault> {
+        admin::list_offset(self.cluster, self.topic, 0, which).await.map_err(|error| self.fault(&error))
+    }
+
+    /// The committed records of `from..to`.
+    async fn records(&self, from: i64, to: i64) -> Result<Vec<Record>, Fault> {
+        let mut reader =
+            PartitionReader::new(self.cluster.clone(), self.topic, 0, from, ReaderOptions::default());
+        reader.read_to(to, READ_TIMEOUT).await.map_err(|error| self.fault(&error))
+    }
+
+    fn fault(&self, error: &pillarbox_kafka::Error) -> Fault {
+        kafka_fault(error, &format!("cannot read the checkpoint topic {}", self.topic))
+    }
+}

@@ -1,0 +1,85 @@
+//! The checkpoint batch of a transaction: what the set adds to the table, or from time to time the
+//! whole table, and the position last.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use pillarbox_kafka::producer::{Batch, TopicRef};
+use pillarbox_wire::record_batch::BatchBuilder;
+
+use crate::pipeline::intake::SetEnd;
+use crate::position::checkpoint::{Delta, PositionRecord, Table, encode};
+
+/// The table is rewritten after this many commits, so that a start reads about as many.
+const REWRITE_COMMITS: u32 = 1_000;
+/// And at least this often.
+const REWRITE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Writes checkpoints: knows the table as of the last submitted set.
+pub(crate) struct Recorder {
+    topic: Arc<TopicRef>,
+    table: Table,
+    position: PositionRecord,
+    since_rewrite: u32,
+    rewritten_at: Instant,
+}
+
+/// A checkpoint batch.
+pub(crate) struct Checkpoint {
+    pub(crate) batch: Batch,
+    /// Whether it holds the whole table: its offset is then the next `snapshot_offset`.
+    pub(crate) whole: bool,
+}
+
+impl Recorder {
+    /// Goes on from a table with a position.
+    pub(crate) fn new(topic: Arc<TopicRef>, table: Table, position: PositionRecord) -> Self {
+        // The first commit of a start rewrites the table: a restart loop must not grow the tail.
+        Self { topic, table, position, since_rewrite: REWRITE_COMMITS, rewritten_at: Instant::now() }
+    }
+
+    /// The checkpoint of a set. `at` is the wall clock in milliseconds.
+    pub(crate) fn checkpoint(&mut self, end: &SetEnd, delta: &Delta, at: i64) -> Checkpoint {
+        assert!(end.resume_lsn >= self.position.resume_lsn, "I2: a checkpoint never goes back");
+        self.table.apply_delta(delta);
+        self.position = PositionRecord {
+            commit_lsn: end.commit_lsn,
+            index: end.index,
+            part: end.part,
+            resume_lsn: end.resume_lsn,
+            published_end_lsn: end.published_end_lsn,
+            lineage_nonce: end.lineage_nonce.clone(),
+            paused: end.paused,
+            at,
+            ..self.position.clone()
+        };
+        let whole = self.since_rewrite >= REWRITE_COMMITS || self.rewritten_at.elapsed() >= REWRITE_INTERVAL;
+        if whole {
+            self.since_rewrite = 0;
+            self.rewritten_at = Instant::now();
+            self.batch(&self.table.whole(), at, whole)
+        } else {
+            self.since_rewrite += 1;
+            self.batch(delta, at, whole)
+        }
+    }
+
+    /// A rewritten table was committed at this offset.
+    pub(crate) fn rewritten(&mut self, offset: i64) {
+        self.position.snapshot_offset = Some(offset);
+    }
+
+    fn batch(&self, delta: &Delta, at: i64, whole: bool) -> Checkpoint {
+        let mut builder = BatchBuilder::new();
+        encode(delta, &self.position, |key, value| {
+            builder
+                .append(at, Some(key.as_bytes()), Some(value), &[])
+                .expect("a checkpoint is far below what a batch can hold");
+        });
+        let records = builder.count();
+        let bytes = BytesMut::from(Bytes::from(builder.take()));
+        let batch = Batch { topic: Arc::clone(&self.topic), partition: 0, bytes, records };
+        Checkpoint { batch, whole }
+    }
+}

@@ -1,0 +1,178 @@
+//! Start, steps 2 to 4, on the sink thread while the reader holds the slot.
+//!
+//! ```text
+//! read checkpoint -> judge -> InitProducerId for all eight ids -> read again -> judge again -> stream
+//!                      |                                                          |
+//!                      +---- halt, nothing was fenced                             +---- halt
+//! ```
+//!
+//! Judging comes first because a clone of the database must not fence production; it comes again
+//! because the predecessor may have committed between the first read and its fencing. A new epoch
+//! is committed in a transaction of its own before any event can use it.
+
+use std::sync::Arc;
+
+use pillarbox_kafka::Cluster;
+use pillarbox_kafka::producer::{Outcome, Producer, ProducerConfig, TopicRef, Transaction};
+use tokio::sync::mpsc;
+
+use super::commit::{Sink, Tag, unix_ms};
+use super::read::{End, read};
+use super::record::Recorder;
+use super::{connect, kafka_fault, topics};
+use crate::config::{Config, TRANSACTION_IDS_OWNED};
+use crate::error::{Code, Fault};
+use crate::pipeline::board::Board;
+use crate::pipeline::intake::{SealedSet, SetEnd};
+use crate::pipeline::messages::{Command, Event, Outlet, Plan};
+use crate::position::checkpoint::{Delta, PositionRecord, Table};
+use crate::position::lineage::{Continuation, SourceFacts, judge};
+
+/// What the sink thread needs.
+pub(crate) struct Context {
+    pub(crate) config: Arc<Config>,
+    pub(crate) facts: SourceFacts,
+    pub(crate) sets: mpsc::Receiver<SealedSet>,
+    pub(crate) reader: Outlet,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) board: Arc<Board>,
+}
+
+/// The thread's main function. Ends when the reader is gone, or with a fault.
+pub(crate) async fn run(context: Context) -> Option<Fault> {
+    let Context { config, facts, mut sets, reader, events, board } = context;
+    let recovered = tokio::select! {
+        recovered = recover(&config, &facts) => recovered,
+        // Nothing is sealed before streaming: this only ends when the reader does.
+        _ = sets.recv() => return None,
+    };
+    let ended = match recovered {
+        Ok(Recovered { producer, recorder, plan }) => {
+            reader.send(Command::Stream(Box::new(plan)));
+            let _ = events.send(Event::Recovered).await;
+            Sink { producer, recorder, sets, reader, board }.run().await
+        }
+        Err(fault) => Err(fault),
+    };
+    ended.err()
+}
+
+struct Recovered {
+    producer: Producer<Tag>,
+    recorder: Recorder,
+    plan: Plan,
+}
+
+async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Fault> {
+    let cluster = connect(config).await?;
+    let before = present(read(&cluster, config, End::Committed).await?, config)?;
+    judge(facts, position(&before))?;
+    let mut producer = fence(&cluster, config).await?;
+    let mut table = present(read(&cluster, config, End::HighWatermark).await?, config)?;
+    let now = judge(facts, position(&table))?;
+    generation(config, position(&table))?;
+    let topics = topics::recorded(&cluster, &table).await?;
+    let new_epoch = now.epoch != position(&table).epoch;
+    let position = continued(config, position(&table), &now);
+    table.position = Some(position.clone());
+    let mut recorder = Recorder::new(checkpoint_topic(&cluster, config).await?, table.clone(), position.clone());
+    if new_epoch {
+        tracing::warn!(epoch = now.epoch, timeline = now.timeline.0, "the database has a new timeline, starting a new epoch");
+        commit_alone(&mut producer, &mut recorder, &SetEnd::from(&position)).await?;
+    }
+    Ok(Recovered { producer, recorder, plan: Plan { table, epoch: now.epoch, topics } })
+}
+
+fn present(table: Option<Table>, config: &Config) -> Result<Table, Fault> {
+    table.filter(|table| table.position.is_some()).ok_or_else(|| {
+        Fault::new(
+            Code::CheckpointMissing,
+            format!("topic {} holds no checkpoint", config.checkpoint_topic()),
+        )
+        .hint("run `pillarbox setup` if the pipeline is new; after another tool has used the slot, `pillarbox setup --adopt-slot`")
+    })
+}
+
+fn position(table: &Table) -> &PositionRecord {
+    table.position.as_ref().expect("checked when it was read")
+}
+
+/// Fences and finishes every predecessor, whatever number of ids it used.
+pub(crate) async fn fence<T>(cluster: &Cluster, config: &Config) -> Result<Producer<T>, Fault> {
+    Producer::init(
+        cluster.clone(),
+        ProducerConfig {
+            id_prefix: config.transactional_id_prefix(),
+            ids_owned: TRANSACTION_IDS_OWNED,
+            ids_in_use: config.kafka.transaction.ids,
+            transaction_timeout: config.kafka.transaction.timeout,
+            request_timeout: super::REQUEST_TIMEOUT,
+        },
+    )
+    .await
+    .map_err(|error| {
+        let ids = format!("{}0..{}", config.transactional_id_prefix(), TRANSACTION_IDS_OWNED - 1);
+        kafka_fault(&error, &format!("cannot take over the transactional ids {ids}"))
+    })
+}
+
+/// Routing may change at a boundary only: inside a split transaction the parts would not match.
+fn generation(config: &Config, position: &PositionRecord) -> Result<(), Fault> {
+    let generation = config.generation();
+    if generation == position.generation {
+        return Ok(());
+    }
+    if position.index.is_some() {
+        let message = format!(
+            "outbox settings changed while the transaction at {} is published in part",
+            position.commit_lsn
+        );
+        return Err(Fault::new(Code::GenerationChanged, message)
+            .hint("start once with the former settings until the transaction is complete, then change them"));
+    }
+    tracing::info!(from = position.generation, to = generation, "outbox settings have changed");
+    Ok(())
+}
+
+fn continued(config: &Config, before: &PositionRecord, now: &Continuation) -> PositionRecord {
+    PositionRecord {
+        epoch: now.epoch,
+        timeline: now.timeline.0,
+        resume_lsn: now.resume_lsn,
+        slot: config.postgres.slot.clone(),
+        generation: config.generation(),
+        ..before.clone()
+    }
+}
+
+/// The checkpoint topic as the producer addresses it.
+pub(crate) async fn checkpoint_topic(cluster: &Cluster, config: &Config) -> Result<Arc<TopicRef>, Fault> {
+    let name = config.checkpoint_topic();
+    let described = pillarbox_kafka::admin::describe_topic(cluster, &name)
+        .await
+        .map_err(|error| kafka_fault(&error, &format!("cannot describe topic {name}")))?;
+    let id = described
+        .ok_or_else(|| Fault::new(Code::CheckpointTopicMissing, format!("checkpoint topic {name} does not exist")))?
+        .id;
+    Ok(Arc::new(TopicRef { name, id }))
+}
+
+/// Commits a checkpoint without events.
+pub(crate) async fn commit_alone(
+    producer: &mut Producer<Tag>,
+    recorder: &mut Recorder,
+    end: &SetEnd,
+) -> Result<(), Fault> {
+    let checkpoint = recorder.checkpoint(end, &Delta::default(), unix_ms());
+    let tag = Tag::alone(end.clone(), checkpoint.whole);
+    producer.submit(Transaction { data: Vec::new(), last: checkpoint.batch, tag });
+    match producer.next().await {
+        Outcome::Committed(committed) => {
+            if committed.transaction.tag.is_whole() {
+                recorder.rewritten(committed.last_base_offset);
+            }
+            Ok(())
+        }
+        Outcome::Lost(lost) => Err(super::commit::lost_fault(&lost.reason)),
+    }
+}

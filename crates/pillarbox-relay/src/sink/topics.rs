@@ -1,0 +1,130 @@
+//! What a topic takes, and whether it is still the one that this pipeline has been writing to.
+//!
+//! | found | done |
+//! | --- | --- |
+//! | never recorded, exists | used as it is; its partition count is pinned with its first event |
+//! | never recorded, missing | created, or halt where `kafka.topics.create` is off |
+//! | recorded, missing | halt: its events are gone |
+//! | recorded, other id | halt: it was deleted and re-created |
+//! | recorded, more partitions | go on with the pinned count and warn |
+//! | recorded, fewer partitions | halt: that cannot be the same topic |
+
+use pillarbox_kafka::Cluster;
+use pillarbox_kafka::admin::{self, TopicDescription, TopicSpec};
+
+use super::kafka_fault;
+use crate::config::Topics;
+use crate::error::{Code, Fault};
+use crate::position::checkpoint::{Table, TopicRecord};
+use crate::route::{Topic, TopicLimits};
+
+/// The recorded topics, with their limits as of now.
+pub(crate) async fn recorded(cluster: &Cluster, table: &Table) -> Result<Vec<Topic>, Fault> {
+    let mut topics = Vec::with_capacity(table.topics.len());
+    for (name, record) in &table.topics {
+        let described = describe(cluster, name).await?;
+        same(name, record, described.as_ref())?;
+        topics.push(Topic {
+            name: name.clone(),
+            id: described.map(|described| described.id).unwrap_or_default(),
+            partitions: record.partitions,
+            first_slot: record.first_slot,
+            recorded: true,
+            limits: limits(cluster, name).await?,
+        });
+    }
+    Ok(topics)
+}
+
+/// Whether the recorded topic is still the same one.
+fn same(name: &str, record: &TopicRecord, described: Option<&TopicDescription>) -> Result<(), Fault> {
+    let Some(described) = described else {
+        return Err(Fault::new(Code::TopicGone, format!("topic {name} holds events of this pipeline, but does not exist"))
+            .hint("restore the topic, or find out which consumers lost events before you let the pipeline start it anew"));
+    };
+    if described.id.to_string() != record.topic_id {
+        let message = format!("topic {name} was deleted and re-created: its id is {}, events went to {}", described.id, record.topic_id);
+        return Err(Fault::new(Code::TopicReplaced, message)
+            .hint("its earlier events are gone: find out which consumers still need them before you go on"));
+    }
+    if described.partitions < record.partitions {
+        let message = format!("topic {name} has {} partitions, {} are pinned", described.partitions, record.partitions);
+        return Err(Fault::new(Code::TopicShrank, message).hint("a topic cannot shrink: this is another topic"));
+    }
+    if described.partitions > record.partitions {
+        tracing::warn!(
+            code = %Code::TopicGrew,
+            topic = name,
+            partitions = described.partitions,
+            pinned = record.partitions,
+            "the topic has more partitions than are pinned; going on with the pinned count to keep the order of keys"
+        );
+    }
+    Ok(())
+}
+
+/// A topic that no checkpoint records: as it is, or created.
+pub(crate) async fn resolve(cluster: &Cluster, settings: &Topics, name: &str) -> Result<Topic, Fault> {
+    let described = match describe(cluster, name).await? {
+        Some(described) => described,
+        None if settings.create => create(cluster, settings, name).await?,
+        None => {
+            return Err(Fault::new(Code::TopicMissing, format!("topic {name} does not exist"))
+                .hint(format!("create it (kafka-topics.sh --create --topic {name}), or set kafka.topics.create: true")));
+        }
+    };
+    Ok(Topic {
+        name: name.to_owned(),
+        id: described.id,
+        partitions: described.partitions,
+        first_slot: 0,
+        recorded: false,
+        limits: limits(cluster, name).await?,
+    })
+}
+
+async fn create(cluster: &Cluster, settings: &Topics, name: &str) -> Result<TopicDescription, Fault> {
+    let spec = TopicSpec {
+        name: name.to_owned(),
+        partitions: settings.partitions,
+        replication_factor: settings.replication_factor,
+        configs: Vec::new(),
+    };
+    let attempt = format!("cannot create topic {name}");
+    let failed = |error: &pillarbox_kafka::Error| {
+        let fault = kafka_fault(error, &attempt);
+        match fault.code {
+            Code::KafkaProtocol if !error.is_retriable() => Fault { code: Code::TopicCreate, ..fault }
+                .hint("correct kafka.topics, or create the topic yourself"),
+            _ => fault,
+        }
+    };
+    admin::create_topic(cluster, &spec).await.map_err(|error| failed(&error))?;
+    tracing::info!(topic = name, "created a topic");
+    describe(cluster, name).await?.ok_or_else(|| {
+        Fault::new(Code::KafkaProtocol, format!("topic {name} was created, but Kafka does not show it yet"))
+    })
+}
+
+async fn describe(cluster: &Cluster, name: &str) -> Result<Option<TopicDescription>, Fault> {
+    admin::describe_topic(cluster, name)
+        .await
+        .map_err(|error| kafka_fault(&error, &format!("cannot describe topic {name}")))
+}
+
+async fn limits(cluster: &Cluster, name: &str) -> Result<TopicLimits, Fault> {
+    let limits = admin::topic_limits(cluster, name)
+        .await
+        .map_err(|error| kafka_fault(&error, &format!("cannot read the settings of topic {name}")))?;
+    Ok(TopicLimits {
+        batch_bytes_max: usize::try_from(limits.max_message_bytes).unwrap_or(0),
+        retention_ms: limits.retention_ms.map(milliseconds),
+        before_max_ms: limits.timestamp_before_max_ms.map_or(i64::MAX, milliseconds),
+        after_max_ms: limits.timestamp_after_max_ms.map_or(i64::MAX, milliseconds),
+        compacted: limits.compact,
+    })
+}
+
+fn milliseconds(limit: u64) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}

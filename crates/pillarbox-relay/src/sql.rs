@@ -1,0 +1,222 @@
+//! The ordinary SQL connection, and the one thing a running relay does over it: advancing the
+//! lineage, by which the database is told from its clones.
+//!
+//! Lives on the third runtime and may be slow or broken without harm to the stream. Must never be
+//! needed to relay an event.
+
+use std::fmt;
+use std::ops::Deref;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::error::DbError;
+use tokio_postgres::{Client, NoTls};
+use uuid::Uuid;
+
+use crate::config;
+use crate::error::{Code, Fault};
+use crate::source::{Attempt, ServerError, server_fault};
+
+/// Prefix of the logical messages that carry `<pipeline>:<nonce>` through WAL.
+pub const LINEAGE_PREFIX: &str = "pillarbox.lineage";
+
+/// Connecting takes milliseconds; longer than this is a server that cannot be reached.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// An upsert of one row.
+const ADVANCE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Settings of every SQL session. Nothing of ours may wait for ever or hold up vacuum, and names
+/// are written in full.
+const SESSION_OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=30s -c lock_timeout=10s \
+    -c idle_in_transaction_session_timeout=30s -c standard_conforming_strings=on -c datestyle=ISO";
+
+/// An SQL connection; its task ends with it.
+pub struct Session {
+    client: Client,
+    task: JoinHandle<Result<(), tokio_postgres::Error>>,
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The task only moves bytes: aborted in the middle, the server rolls back.
+        self.task.abort();
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Session")
+    }
+}
+
+impl Session {
+    /// Connects as the role of the relay.
+    ///
+    /// # Errors
+    /// The same faults as a replication connection's.
+    pub async fn connect(settings: &config::Postgres, application_name: &str) -> Result<Self, Fault> {
+        let attempt = format!("cannot connect to database \"{}\" on {}", settings.database, settings.host);
+        let attempt = Attempt { message: &attempt, settings };
+        let config = client_config(settings, application_name);
+        match tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await {
+            Ok(Ok((client, connection))) => Ok(Self { client, task: tokio::spawn(connection) }),
+            Ok(Err(error)) => Err(fault(&error, &attempt)),
+            Err(_) => Err(Fault::new(Code::PgUnreachable, attempt.message).because("no answer in time")),
+        }
+    }
+}
+
+fn client_config(settings: &config::Postgres, application_name: &str) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    // A host that begins with a slash is a directory with a Unix socket here, too.
+    config
+        .host(&settings.host)
+        .port(settings.port)
+        .user(&settings.user)
+        .dbname(&settings.database)
+        .application_name(application_name)
+        .options(SESSION_OPTIONS)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .ssl_mode(tokio_postgres::config::SslMode::Disable);
+    if let Some(password) = &settings.password {
+        config.password(password.expose());
+    }
+    config
+}
+
+/// An error of the SQL connection as a person meets it.
+pub fn fault(error: &tokio_postgres::Error, attempt: &Attempt<'_>) -> Fault {
+    if let Some(error) = error.as_db_error() {
+        return server_fault(&server_error(error), attempt);
+    }
+    let source = std::error::Error::source(error);
+    let code = match source.and_then(|source| source.downcast_ref::<std::io::Error>()) {
+        Some(_) => Code::PgUnreachable,
+        // The library has no word of its own for it.
+        None if attempt.settings.password.is_none() && !error.is_closed() => Code::PgAuthentication,
+        None => Code::PgProtocol,
+    };
+    let fault = Fault::new(code, attempt.message);
+    match source {
+        Some(source) => fault.because(source),
+        None => fault.because(error),
+    }
+}
+
+fn server_error(error: &DbError) -> ServerError {
+    ServerError {
+        severity: error.severity().to_owned(),
+        sqlstate: error.code().code().to_owned(),
+        message: error.message().to_owned(),
+        detail: error.detail().map(str::to_owned),
+        hint: error.hint().map(str::to_owned),
+        routine: error.routine().unwrap_or_default().to_owned(),
+    }
+}
+
+/// A value that the lineage had once: `<seq>-<16 hex digits>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nonce(String);
+
+impl Nonce {
+    /// The text as it stands in the row, the message and the checkpoint.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The writer of `pillarbox.lineage`. Connects when it is needed and again after a failure.
+#[derive(Debug)]
+pub struct Lineage {
+    settings: config::Postgres,
+    application_name: String,
+    session: Option<Session>,
+}
+
+/// One statement is one transaction: the row and the message in WAL stand or fall together.
+const ADVANCE: &str = "WITH advanced AS ( \
+        INSERT INTO pillarbox.lineage AS l (pipeline, seq, nonce) VALUES ($1, 1, '1-' || $2) \
+        ON CONFLICT (pipeline) DO UPDATE \
+        SET seq = l.seq + 1, nonce = (l.seq + 1)::text || '-' || $2, updated_at = now() \
+        RETURNING nonce) \
+    SELECT a.nonce, pg_logical_emit_message(true, $3, $1 || ':' || a.nonce) FROM advanced a";
+
+impl Lineage {
+    /// A writer that has not connected yet.
+    pub fn new(settings: &config::Postgres, application_name: &str) -> Self {
+        Self { settings: settings.clone(), application_name: application_name.to_owned(), session: None }
+    }
+
+    /// Gives `pipeline` its next nonce and sends it through WAL. The nonce comes back in the
+    /// stream as a transactional message with prefix [`LINEAGE_PREFIX`].
+    ///
+    /// # Errors
+    /// A fault; the next call connects anew.
+    pub async fn advance(&mut self, pipeline: &str) -> Result<Nonce, Fault> {
+        let session = match self.session.take() {
+            Some(session) if !session.is_closed() => session,
+            _ => Session::connect(&self.settings, &self.application_name).await?,
+        };
+        let message = format!("cannot advance the lineage of pipeline \"{pipeline}\"");
+        let attempt = Attempt { message: &message, settings: &self.settings };
+        let random = random_hex();
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+            [&pipeline, &random, &LINEAGE_PREFIX];
+        let answer = tokio::time::timeout(ADVANCE_TIMEOUT, session.query_one(ADVANCE, &parameters)).await;
+        let row = match answer {
+            Ok(row) => row.map_err(|error| fault(&error, &attempt))?,
+            Err(_) => return Err(Fault::new(Code::PgUnreachable, message).because("no answer in time")),
+        };
+        let nonce = row.try_get(0).map_err(|error| fault(&error, &attempt))?;
+        self.session = Some(session);
+        Ok(Nonce(nonce))
+    }
+}
+
+/// 16 hexadecimal digits, 64 random bits: those of a version 4 UUID that carry no version.
+fn random_hex() -> String {
+    let digits = Uuid::new_v4().simple().to_string();
+    format!("{}{}", &digits[..12], &digits[28..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonces_are_random_and_of_the_agreed_shape() {
+        let (one, two) = (random_hex(), random_hex());
+        assert_eq!(one.len(), 16);
+        assert!(one.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')));
+        assert_ne!(one, two);
+    }
+
+    #[test]
+    fn a_session_shows_nothing_of_itself() {
+        let settings = config::Postgres {
+            host: "db".into(),
+            port: 5432,
+            user: "u".into(),
+            password: Some(config::Secret::new("hunter2")),
+            database: "d".into(),
+            slot: "s".into(),
+            publication: "p".into(),
+        };
+        let lineage = format!("{:?}", Lineage::new(&settings, "pillarbox/x"));
+        assert!(!lineage.contains("hunter2"), "{lineage}");
+    }
+}
