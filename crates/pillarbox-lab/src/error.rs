@@ -112,6 +112,17 @@ pub enum LabError {
         /// What was asked and what came back.
         what: String,
     },
+    /// Two accounts of what was committed differ: the writers' and the WAL's.
+    #[error("the writers and the wal disagree: {what}")]
+    Disagreement {
+        /// About what.
+        what: String,
+    },
+}
+
+/// An error about what the writers and the WAL say.
+pub(crate) fn disagreement(what: impl Into<String>) -> LabError {
+    LabError::Disagreement { what: what.into() }
 }
 
 impl LabError {

@@ -6,6 +6,8 @@
 
 pub mod account;
 pub mod cache;
+#[cfg(feature = "rdkafka")]
+pub mod consumer;
 pub mod download;
 pub mod error;
 pub mod history;
@@ -14,6 +16,8 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod sql;
+pub mod wal;
+pub mod workload;
 
 pub use cache::Progress;
 pub use error::LabError;

@@ -1,0 +1,61 @@
+//! The independent reader on a real broker: it sees what was committed, and only that.
+
+use std::time::{Duration, SystemTime};
+
+use pillarbox_lab::consumer::{Tail, read_to_end};
+use pillarbox_lab::history::ValueHash;
+use pillarbox_lab::{Kafka, KafkaOptions, LabError};
+use rdkafka::config::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Writes these ids in one transaction, and ends it as told.
+fn write(producer: &BaseProducer, ids: std::ops::Range<u32>, commit: bool) {
+    producer.begin_transaction().expect("begun");
+    for id in ids {
+        let text = id.to_string();
+        let headers = OwnedHeaders::new().insert(Header { key: "id", value: Some(&text) });
+        let record = BaseRecord::to("orders").key(&text).payload("value").headers(headers);
+        producer.send(record).expect("queued");
+    }
+    producer.flush(LIMIT).expect("acknowledged");
+    let end = if commit { producer.commit_transaction(LIMIT) } else { producer.abort_transaction(LIMIT) };
+    end.expect("ended");
+}
+
+#[test]
+fn only_what_was_committed_is_read() -> Result<(), LabError> {
+    let mut kafka = Kafka::start(KafkaOptions::default())?;
+    kafka.create_topic("orders", 4, &[])?;
+    kafka.create_topic("empty", 2, &[])?;
+    let topics = ["orders", "empty"].map(str::to_owned);
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.bootstrap())
+        .set("transactional.id", "test")
+        .create()
+        .expect("a producer");
+    producer.init_transactions(LIMIT).expect("fenced");
+    write(&producer, 0..50, true);
+    let mut tail = Tail::start(&kafka.bootstrap(), &topics)?;
+    write(&producer, 50..70, false);
+    let before = SystemTime::now();
+    write(&producer, 70..100, true);
+
+    let records = read_to_end(&kafka.bootstrap(), &topics, LIMIT)?;
+    let mut ids: Vec<u32> = records.iter().filter_map(|r| r.id.as_ref()?.parse().ok()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (0..50).chain(70..100).collect::<Vec<u32>>());
+    assert!(records.iter().all(|r| r.value == ValueHash::of(Some(b"value"))));
+    assert!(records.iter().all(|r| r.key.as_deref() == r.id.as_deref().map(str::as_bytes)));
+
+    for _ in 70..100 {
+        let received = tail.next(LIMIT)?.expect("a record");
+        assert!(received.record.id.expect("an id").parse::<u32>().expect("a number") >= 70);
+        assert!(received.at >= before);
+    }
+    assert!(tail.next(Duration::from_millis(300))?.is_none());
+    assert!(read_to_end(&kafka.bootstrap(), &["missing".to_owned()], LIMIT).is_err());
+    Ok(())
+}
