@@ -5,6 +5,7 @@
 
 mod completions;
 mod config;
+mod dev;
 mod pause;
 mod run;
 mod tap;
@@ -37,6 +38,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Try it: private servers, sample traffic and the relay, with one command
+    Dev(dev::Arguments),
     /// Relay until a signal ends it
     Run(run::Arguments),
     /// Watch events as a read_committed consumer sees them
@@ -81,7 +84,7 @@ impl Cli {
         match &self.command {
             Command::Config(command) => command.wants_json(),
             Command::Tap(arguments) => arguments.wants_json(),
-            Command::Run(_) | Command::Pause(_) | Command::Resume(_) | Command::Completions(_) => false,
+            Command::Dev(_) | Command::Run(_) | Command::Pause(_) | Command::Resume(_) | Command::Completions(_) => false,
         }
     }
 
@@ -91,6 +94,7 @@ impl Cli {
     /// Why it could not be done; whoever gets it tells and exits.
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.command {
+            Command::Dev(arguments) => arguments.run(),
             Command::Run(arguments) => arguments.run(),
             Command::Tap(arguments) => arguments.run(),
             Command::Pause(arguments) => arguments.run(Verb::Pause),

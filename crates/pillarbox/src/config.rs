@@ -16,7 +16,7 @@ mod reader;
 mod secret;
 pub(crate) mod show;
 mod tree;
-mod units;
+pub(crate) mod units;
 mod uri;
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 mod cli;
 mod config;
+mod dev;
 mod http;
 mod log;
 mod relay;

@@ -1,0 +1,126 @@
+//! A small shop that places orders: an `orders` row and its outbox row in one transaction, one in
+//! ten rolled back.
+//!
+//! Paced, on a few connections. Tells the ledger what became of each transaction and nothing else;
+//! a transaction whose outcome is unknown is not counted. Never talks to Kafka or to the relay.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_postgres::{Client, NoTls, Statement};
+use uuid::Uuid;
+
+use super::SharedLedger;
+use super::ledger::UNSEEN_MAX;
+
+/// The tables of the shop itself; the outbox is made by setup.
+pub(super) const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS orders (
+    id uuid PRIMARY KEY,
+    customer text NOT NULL,
+    item text NOT NULL,
+    quantity int NOT NULL,
+    placed_at timestamptz NOT NULL DEFAULT now()
+)";
+
+const ORDER: &str = "INSERT INTO orders (id, customer, item, quantity) VALUES ($1::text::uuid, $2, $3, $4)";
+
+const EVENT: &str = "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) \
+                     VALUES ($1::text::uuid, 'order', $2, 'OrderPlaced', $3::text::jsonb)";
+
+/// Transactions a second that one connection carries with ease: each waits for one flush to disk.
+const TRANSACTIONS_PER_CONNECTION: u32 = 100;
+
+/// Connections at most: more only fight for the two cores of a small machine.
+const CONNECTIONS_MAX: u32 = 16;
+
+/// One in so many transactions is rolled back.
+const ROLLED_BACK_ONE_IN: u8 = 10;
+
+/// Pause after an error: the private server may be starting again.
+const ERROR_PAUSE: Duration = Duration::from_millis(500);
+
+const ITEMS: [&str; 6] = ["teapot", "lantern", "notebook", "kite", "marbles", "compass"];
+
+/// Places orders until `stop` says so.
+pub(super) async fn run(url: String, per_second: u32, ledger: SharedLedger, stop: watch::Receiver<bool>) {
+    if per_second == 0 {
+        return;
+    }
+    let connections = per_second.div_ceil(TRANSACTIONS_PER_CONNECTION).min(CONNECTIONS_MAX);
+    let interval = Duration::from_secs(1) * connections / per_second;
+    let mut counters = JoinSet::new();
+    for _ in 0..connections {
+        counters.spawn(counter(url.clone(), interval, ledger.clone(), stop.clone()));
+    }
+    counters.join_all().await;
+}
+
+/// One connection's orders. An error ends the connection, not the shop.
+async fn counter(url: String, interval: Duration, ledger: SharedLedger, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            outcome = orders(&url, interval, &ledger) => {
+                let Err(error) = outcome;
+                tracing::warn!(%error, "the shop lost its connection and tries again");
+            }
+            // Between statements or inside one: whatever is open is rolled back by the server, and
+            // an outcome nobody learned is not counted.
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ERROR_PAUSE) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+async fn orders(
+    url: &str,
+    interval: Duration,
+    ledger: &SharedLedger,
+) -> Result<std::convert::Infallible, tokio_postgres::Error> {
+    let (mut client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    // Ends with the client.
+    tokio::spawn(connection);
+    let statements = Statements { order: client.prepare(ORDER).await?, event: client.prepare(EVENT).await? };
+    let mut pace = tokio::time::interval(interval);
+    loop {
+        pace.tick().await;
+        if ledger.lock().unseen() < UNSEEN_MAX {
+            place(&mut client, &statements, ledger).await?;
+        }
+    }
+}
+
+struct Statements {
+    order: Statement,
+    event: Statement,
+}
+
+async fn place(
+    client: &mut Client,
+    statements: &Statements,
+    ledger: &SharedLedger,
+) -> Result<(), tokio_postgres::Error> {
+    let id = Uuid::new_v4();
+    // The shop needs some chance; a random id brings enough.
+    let [chance, item, customer, quantity, ..] = *id.as_bytes();
+    let item = ITEMS[usize::from(item) % ITEMS.len()];
+    let customer = format!("customer-{}", customer % 50);
+    let quantity = i32::from(quantity % 9) + 1;
+    let payload = format!(r#"{{"order": "{id}", "item": "{item}", "quantity": {quantity}}}"#);
+    let id_text = id.to_string();
+    let transaction = client.transaction().await?;
+    transaction.execute(&statements.order, &[&id_text, &customer, &item, &quantity]).await?;
+    transaction.execute(&statements.event, &[&id_text, &customer, &payload]).await?;
+    if chance % ROLLED_BACK_ONE_IN == 0 {
+        transaction.rollback().await?;
+        ledger.lock().rolled_back(id.as_u128());
+    } else {
+        transaction.commit().await?;
+        let at = Instant::now();
+        ledger.lock().committed(id.as_u128(), at);
+    }
+    Ok(())
+}
