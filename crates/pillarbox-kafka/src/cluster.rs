@@ -87,11 +87,11 @@ pub struct Cluster {
 struct Inner {
     config: ClusterConfig,
     known: Mutex<Known>,
-    connections: Mutex<HashMap<(Arc<str>, Purpose), Arc<Slot>>>,
+    connections: Mutex<HashMap<(Arc<str>, Purpose), SharedSlot>>,
 }
 
 /// One connection to be; the lock makes concurrent callers wait for one attempt instead of making several.
-type Slot = tokio::sync::Mutex<Option<Connection>>;
+type SharedSlot = Arc<tokio::sync::Mutex<Option<Connection>>>;
 
 #[derive(Default)]
 struct Known {

@@ -59,7 +59,7 @@ mod tests {
     use kafka_protocol::protocol::Message;
 
     fn inside<C: Call + Message>() {
-        let (min, max) = C::VERSIONS;
+        let (min, max) = <C as Call>::VERSIONS;
         let codec = <C as Message>::VERSIONS;
         assert!(codec.min <= min && min <= max && max <= codec.max, "{:?}", C::API);
     }

@@ -93,8 +93,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Broker and items of each request.
+    type Requests = Vec<(i32, Vec<usize>)>;
+
+    /// Name, (partition, broker) of each item, limit, and the requests of each stage.
+    type Case = (&'static str, &'static [(i32, i32)], usize, Vec<Requests>);
+
     /// (partition, broker) of each item, 10 bytes each; stages as broker -> items.
-    fn stages(items: &[(i32, i32)], bytes_max: usize) -> Vec<Vec<(i32, Vec<usize>)>> {
+    fn stages(items: &[(i32, i32)], bytes_max: usize) -> Vec<Requests> {
         let items: Vec<_> =
             items.iter().map(|(partition, broker)| Item { partition, broker: *broker, bytes: 10 }).collect();
         let of = |stage: Stage| {
@@ -106,7 +112,7 @@ mod tests {
     #[test]
     fn table() {
         let big = 1_000;
-        let cases: [(&str, &[(i32, i32)], usize, Vec<Vec<(i32, Vec<usize>)>>); 8] = [
+        let cases: [Case; 8] = [
             ("checkpoint alone", &[(9, 1)], big, vec![vec![(1, vec![0])]]),
             ("one broker, one request", &[(0, 1), (1, 1), (9, 1)], big, vec![vec![(1, vec![0, 1, 2])]]),
             (

@@ -396,3 +396,6 @@ pub(crate) fn pause(attempts: u32) -> Duration {
 pub(crate) fn markers_pause(attempts: u32) -> Duration {
     if attempts < 2 { MARKERS_PAUSE } else { 2 * MARKERS_PAUSE }
 }
+
+#[cfg(test)]
+mod tests;
