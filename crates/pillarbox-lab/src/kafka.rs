@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tempfile::TempDir;
 
 use self::broker::{Broker, ClusterSetup, NodePorts};
-use crate::account::{give, server_account};
+use crate::account::{Account, give, server_account};
 use crate::cache::{Progress, quiet};
+use crate::folder::Temporary;
 use crate::process::ServerProcess;
 use crate::{LabError, download, ports};
 
@@ -92,7 +92,7 @@ pub struct Kafka {
     brokers: Vec<Broker>,
     setup: ClusterSetup,
     // Last: removed after the processes have gone.
-    _temporary: Option<TempDir>,
+    _temporary: Option<Temporary>,
 }
 
 impl Kafka {
@@ -124,7 +124,7 @@ impl Kafka {
         download::need_java()?;
         let libs = download::kafka_libs(&options.version, progress)?;
         let account = server_account()?;
-        let (root, temporary) = root_folder(options)?;
+        let (root, temporary) = root_folder(options, account)?;
         give(&root, account)?;
         let setup = ClusterSetup {
             options: options.clone(),
@@ -358,15 +358,15 @@ fn node_ports(options: &KafkaOptions) -> Result<Vec<NodePorts>, LabError> {
 }
 
 /// The folder of the cluster, and the guard that removes it where it is not to be kept.
-fn root_folder(options: &KafkaOptions) -> Result<(PathBuf, Option<TempDir>), LabError> {
+fn root_folder(
+    options: &KafkaOptions,
+    account: Option<Account>,
+) -> Result<(PathBuf, Option<Temporary>), LabError> {
     if let Some(dir) = &options.data_dir {
         fs::create_dir_all(dir).map_err(LabError::io("make", dir))?;
         return Ok((dir.canonicalize().map_err(LabError::io("find", dir))?, None));
     }
-    let temporary = tempfile::Builder::new()
-        .prefix("pillarbox-kafka-")
-        .tempdir()
-        .map_err(LabError::io("make a folder in", std::env::temp_dir()))?;
+    let temporary = Temporary::new("kafka", account)?;
     Ok((temporary.path().to_owned(), Some(temporary)))
 }
 

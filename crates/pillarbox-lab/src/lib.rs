@@ -10,6 +10,7 @@ pub mod cache;
 pub mod consumer;
 pub mod download;
 pub mod error;
+mod folder;
 pub mod history;
 pub mod kafka;
 pub mod ports;

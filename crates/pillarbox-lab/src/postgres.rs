@@ -12,10 +12,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tempfile::TempDir;
 
 use crate::account::{Account, give, give_tree, server_account};
 use crate::cache::{Progress, quiet};
+use crate::folder::Temporary;
 use crate::process::{Launch, ServerProcess, on_path};
 use crate::sql::{self, TextRow, literal};
 use crate::{LabError, download, ports};
@@ -97,7 +97,7 @@ pub struct Postgres {
     port: u16,
     account: Option<Account>,
     // Last: removed after the process has gone.
-    _temporary: Option<TempDir>,
+    _temporary: Option<Temporary>,
 }
 
 impl Postgres {
@@ -321,17 +321,15 @@ impl Postgres {
         let conf = self.data.join(CONF);
         fs::write(&conf, self.conf()).map_err(LabError::io("write", &conf))?;
         give(&conf, self.account)?;
-        // A killed server leaves it behind, and its word "ready" must not be taken for ours.
-        let note = self.data.join("postmaster.pid");
-        let _ = fs::remove_file(&note);
         let mut command = self.command("postgres");
         command.arg("-D").arg(&self.data);
         let log = self.data.join("server.log");
         let _ = fs::remove_file(&log);
         let launch = Launch { name: self.name(), command, log, account: self.account };
         let mut process = ServerProcess::start(launch)?;
+        let note = self.data.join("postmaster.pid");
         let deadline = Instant::now() + READY_MAX;
-        while !is_ready(&note) {
+        while !is_ready(&note, process.pid()) {
             if process.wait(LOOK_EVERY)?.is_some() || Instant::now() > deadline {
                 return Err(process.not_ready(READY_MAX));
             }
@@ -376,17 +374,19 @@ impl Drop for Postgres {
     }
 }
 
-/// True once the postmaster says so in its lock file: line 8, as `pg_ctl` reads it.
-fn is_ready(note: &Path) -> bool {
+/// True once this postmaster says so in its lock file: its process id in line 1, its state in line 8, as
+/// `pg_ctl` reads it. A killed server leaves its file behind.
+fn is_ready(note: &Path, pid: u32) -> bool {
     let text = fs::read_to_string(note).unwrap_or_default();
-    text.lines().nth(7).is_some_and(|line| matches!(line.trim(), "ready" | "standby"))
+    let line = |n: usize| text.lines().nth(n).unwrap_or_default().trim();
+    line(0) == pid.to_string() && matches!(line(7), "ready" | "standby")
 }
 
 /// The data folder, and the temporary folder it is in where it is not to be kept.
 fn data_folder(
     options: &PostgresOptions,
     account: Option<Account>,
-) -> Result<(PathBuf, Option<TempDir>), LabError> {
+) -> Result<(PathBuf, Option<Temporary>), LabError> {
     if let Some(dir) = &options.data_dir {
         if !dir.exists() {
             fs::create_dir_all(dir).map_err(LabError::io("make", dir))?;
@@ -395,11 +395,7 @@ fn data_folder(
         let dir = dir.canonicalize().map_err(LabError::io("find", dir))?;
         return Ok((dir, None));
     }
-    let temporary = tempfile::Builder::new()
-        .prefix("pillarbox-pg-")
-        .tempdir()
-        .map_err(LabError::io("make a folder in", std::env::temp_dir()))?;
-    give(temporary.path(), account)?;
+    let temporary = Temporary::new("pg", account)?;
     let data = temporary.path().join("data");
     fs::create_dir(&data).map_err(LabError::io("make", &data))?;
     give(&data, account)?;

@@ -32,3 +32,24 @@ fn three_brokers_lose_one_and_get_it_back() -> Result<(), LabError> {
     kafka.start_broker(2)?;
     kafka.stop()
 }
+
+#[test]
+fn a_kept_cluster_has_its_topics_again_on_other_ports() -> Result<(), LabError> {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("open");
+    let kept = || KafkaOptions { data_dir: Some(folder.path().join("kafka")), ..KafkaOptions::default() };
+    let mut kafka = Kafka::start(kept())?;
+    kafka.create_topic("orders", 2, &[])?;
+    kafka.stop()?;
+    drop(kafka);
+    let kafka = Kafka::start(kept())?;
+    kafka.delete_topic("orders")
+}
+
+#[test]
+fn the_last_kafka_with_the_old_transaction_protocol_starts() -> Result<(), LabError> {
+    let mut kafka = Kafka::start(KafkaOptions { version: "3.9.1".into(), ..KafkaOptions::default() })?;
+    kafka.create_topic("orders", 2, &[])?;
+    kafka.stop()
+}

@@ -82,3 +82,23 @@ fn settings_and_reload() -> Result<(), LabError> {
     assert!(pg.bin("initdb")?.is_file());
     Ok(())
 }
+
+#[test]
+fn a_data_folder_or_port_in_use_is_refused() -> Result<(), LabError> {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("open");
+    let kept =
+        || PostgresOptions { data_dir: Some(folder.path().join("data")), ..PostgresOptions::default() };
+    let mut pg = Postgres::start(kept())?;
+    pg.execute("postgres", "CREATE TABLE t (n int)")?;
+    let same_folder = Postgres::start(kept());
+    assert!(matches!(&same_folder, Err(LabError::Died { output, .. }) if output.contains("postmaster.pid")));
+    let same_port = Postgres::start(PostgresOptions { port: Some(pg.port()), ..PostgresOptions::default() });
+    assert!(matches!(&same_port, Err(LabError::Died { output, .. }) if output.contains("in use")));
+    pg.stop(ShutdownMode::Immediate, LIMIT)?;
+    drop(pg);
+    let again = Postgres::start(kept())?;
+    assert_eq!(again.query_one("postgres", "SELECT count(*) FROM t")?, "0", "kept data is there again");
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Temporary data folders that go with the process that made them, even where it was killed.
+//!
+//! Each holds a file that its maker keeps locked; a later run removes folders whose lock is free. Must never
+//! remove a folder that is in use, or that another user made.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::LabError;
+use crate::account::{Account, give};
+
+/// What all names begin with.
+const PREFIX: &str = "pillarbox-lab-";
+/// Locked for as long as the folder is used.
+const LOCK: &str = "in-use.lock";
+
+/// A temporary folder; dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Temporary {
+    dir: TempDir,
+    // Released last, by the kernel where we are killed.
+    _lock: File,
+}
+
+impl Temporary {
+    /// Makes a folder that the account servers run under owns, after removing those of killed runs.
+    pub(crate) fn new(what: &str, account: Option<Account>) -> Result<Self, LabError> {
+        let parent = std::env::temp_dir();
+        sweep(&parent, account);
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{PREFIX}{what}-"))
+            .tempdir_in(&parent)
+            .map_err(LabError::io("make a folder in", &parent))?;
+        // Locked before it has its name: a sweep must not find it unlocked.
+        let early = dir.path().join("early.lock");
+        let lock = File::create(&early).map_err(LabError::io("make", &early))?;
+        lock.lock().map_err(LabError::io("lock", &early))?;
+        fs::rename(&early, dir.path().join(LOCK)).map_err(LabError::io("rename", &early))?;
+        give(dir.path(), account)?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Removes folders whose makers are gone. What cannot be removed is left: it is only waste.
+fn sweep(parent: &Path, account: Option<Account>) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    let ours = |name: &std::ffi::OsStr| name.to_str().is_some_and(|n| n.starts_with(PREFIX));
+    for entry in entries.flatten().filter(|e| ours(&e.file_name())) {
+        let path: PathBuf = entry.path();
+        if made_by_us(&path, account) && abandoned(&path) {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+}
+
+/// True for a folder (no link) of this user or of the account servers run under.
+fn made_by_us(path: &Path, account: Option<Account>) -> bool {
+    let us = rustix::process::geteuid().as_raw();
+    let owned = |uid: u32| uid == us || account.is_some_and(|a| a.uid == uid);
+    fs::symlink_metadata(path).is_ok_and(|m| m.is_dir() && owned(m.uid()))
+}
+
+/// True if nobody holds the folder's lock. A folder without one is being made.
+fn abandoned(path: &Path) -> bool {
+    File::open(path.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_abandoned_folders_are_swept() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let make = |name: &str, lock: bool| {
+            let dir = parent.path().join(name);
+            fs::create_dir(&dir).expect("made");
+            if lock { Some(File::create(dir.join(LOCK)).expect("made")) } else { None }
+        };
+        let held = make("pillarbox-lab-pg-1", true).expect("a lock");
+        held.lock().expect("locked");
+        make("pillarbox-lab-pg-2", true);
+        make("pillarbox-lab-pg-3", false);
+        make("other-4", true);
+        sweep(parent.path(), None);
+        let mut left: Vec<_> =
+            fs::read_dir(parent.path()).expect("read").map(|e| e.expect("read").file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["other-4", "pillarbox-lab-pg-1", "pillarbox-lab-pg-3"]);
+    }
+}
