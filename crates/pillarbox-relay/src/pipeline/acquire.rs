@@ -167,18 +167,23 @@ fn usable_slot(config: &Config, connection: &mut Connection) -> Result<SlotInfo,
     };
     match unfit {
         None => Ok(slot),
-        Some(reason) => {
-            Err(Fault::new(Code::SlotUnfit, format!("replication slot \"{name}\" cannot serve this pipeline"))
-                .because(reason)
-                .hint("drop it and run `pillarbox setup` if nothing else uses it, or set postgres.slot"))
-        }
+        Some(reason) => Err(Fault::new(
+            Code::SlotUnfit,
+            format!("replication slot \"{name}\" cannot serve this pipeline"),
+        )
+        .because(reason)
+        .hint("drop it and run `pillarbox setup` if nothing else uses it, or set postgres.slot")),
     }
 }
 
 /// Everything the lineage checks need, read while the slot is free.
 fn facts(config: &Config, connection: &mut Connection, slot: &SlotInfo) -> Result<SourceFacts, Fault> {
     let ask = |error: SourceError| fault(config, &error, "cannot ask the server about");
-    if connection.query("SELECT pg_is_in_recovery()", QUERY_TIMEOUT).map_err(ask)?.first().and_then(|row| row.get(0))
+    if connection
+        .query("SELECT pg_is_in_recovery()", QUERY_TIMEOUT)
+        .map_err(ask)?
+        .first()
+        .and_then(|row| row.get(0))
         == Some("t")
     {
         return Err(Fault::new(Code::PgStandby, "the server is in recovery: a relay reads from the primary")
@@ -204,8 +209,9 @@ fn facts(config: &Config, connection: &mut Connection, slot: &SlotInfo) -> Resul
 fn publication(config: &Config, connection: &mut Connection) -> Result<(), Fault> {
     let name = &config.postgres.publication;
     let tables: Vec<TableName> = config.outbox.iter().map(|outbox| outbox.table.clone()).collect();
-    let state =
-        connection.publication(name, &tables).map_err(|error| fault(config, &error, "cannot check the publication of"))?;
+    let state = connection
+        .publication(name, &tables)
+        .map_err(|error| fault(config, &error, "cannot check the publication of"))?;
     let PublicationState::Present(publication) = state else {
         return Err(Fault::new(Code::PublicationMissing, format!("publication \"{name}\" does not exist")).hint(
             "run `pillarbox setup` if the pipeline is new; a publication that was dropped and re-created leaves a gap that cannot be decoded",
@@ -215,8 +221,10 @@ fn publication(config: &Config, connection: &mut Connection) -> Result<(), Fault
         None => Ok(()),
         Some(lacking) => {
             let message = format!("publication \"{name}\" does not publish inserts of {}", lacking.table);
-            Err(Fault::new(Code::PublicationLacksTable, message)
-                .hint(format!("ALTER PUBLICATION {name} ADD TABLE {}; rows inserted until then are not relayed", lacking.table)))
+            Err(Fault::new(Code::PublicationLacksTable, message).hint(format!(
+                "ALTER PUBLICATION {name} ADD TABLE {}; rows inserted until then are not relayed",
+                lacking.table
+            )))
         }
     }
 }

@@ -440,8 +440,12 @@ impl Fill {
         self.write_texts(position, sequence, open.parts + 1, time);
         let names = &self.header_names[event.outbox];
         let (headers, count) = headers(event, names, &self.texts);
-        let record =
-            Record { timestamp_ms: time.record_ms, key: event.key, value: event.payload, headers: &headers[..count] };
+        let record = Record {
+            timestamp_ms: time.record_ms,
+            key: event.key,
+            value: event.payload,
+            headers: &headers[..count],
+        };
         let bytes = BatchSet::record_bytes(&record, limits.batch_bytes_max).map_err(|batch_bytes| {
             let topic = &self.router.topics()[to.topic.0].name;
             too_large_fault(topic, batch_bytes, limits.batch_bytes_max, relation, transaction, index)
@@ -452,9 +456,9 @@ impl Fill {
         if !self.has_room(bytes) {
             return Ok(Taken::NeedsRoom);
         }
-        self.set
-            .append(to, &record, limits.batch_bytes_max)
-            .map_err(|error| Fault::new(Code::BadValue, place(relation, transaction, index)).because(error))?;
+        self.set.append(to, &record, limits.batch_bytes_max).map_err(|error| {
+            Fault::new(Code::BadValue, place(relation, transaction, index)).because(error)
+        })?;
         self.took(to, sequence, position, bytes, time, now);
         Ok(Taken::Done)
     }

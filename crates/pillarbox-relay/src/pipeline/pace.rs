@@ -43,8 +43,7 @@ impl Heat {
         if window < HOT_WINDOW {
             return;
         }
-        self.hot = u128::from(self.bytes) * 1_000_000
-            > u128::from(HOT_BYTES_PER_SECOND) * window.as_micros();
+        self.hot = u128::from(self.bytes) * 1_000_000 > u128::from(HOT_BYTES_PER_SECOND) * window.as_micros();
         self.since = now;
         self.bytes = 0;
     }

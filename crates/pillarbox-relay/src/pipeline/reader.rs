@@ -108,8 +108,11 @@ fn hold(link: &mut Link, inbox: &Inbox, config: &Config) -> Result<Option<Box<Pl
 }
 
 fn stalled(what: &str) -> Fault {
-    Fault::new(Code::CommitStalled, format!("{what} for {} s, giving the slot back", COMMIT_STALL_MAX.as_secs()))
-        .hint("see why Kafka does not answer: `pillarbox check`")
+    Fault::new(
+        Code::CommitStalled,
+        format!("{what} for {} s, giving the slot back", COMMIT_STALL_MAX.as_secs()),
+    )
+    .hint("see why Kafka does not answer: `pillarbox check`")
 }
 
 fn stream_fault(config: &Config, error: &SourceError) -> Fault {
@@ -263,7 +266,8 @@ impl Streaming {
                 self.asked |= *reply_requested;
             }
             Frame::Notice(notice) if notice.routine == "LoadPublications" => {
-                let message = format!("Postgres skipped publication \"{}\"", self.config.postgres.publication);
+                let message =
+                    format!("Postgres skipped publication \"{}\"", self.config.postgres.publication);
                 return Err(Fault::new(Code::PublicationSkipped, message).because(notice.message).hint(
                     "the publication did not exist when these changes were made: rows are missing from the stream; nothing was confirmed beyond them",
                 ));
@@ -271,7 +275,9 @@ impl Streaming {
             Frame::Notice(notice) => {
                 tracing::warn!(sqlstate = notice.sqlstate, routine = notice.routine, "notice from Postgres");
             }
-            Frame::End => return Err(Fault::new(Code::PgProtocol, "Postgres ended the stream: it shuts down")),
+            Frame::End => {
+                return Err(Fault::new(Code::PgProtocol, "Postgres ended the stream: it shuts down"));
+            }
         }
         Ok(true)
     }

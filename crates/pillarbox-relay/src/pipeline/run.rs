@@ -197,7 +197,8 @@ impl Supervisor {
             if let Some(ended) = self.ended.take() {
                 return ended;
             }
-            let due = self.machine.due().map_or(Duration::from_secs(3600), |due| due.saturating_sub(self.now()));
+            let due =
+                self.machine.due().map_or(Duration::from_secs(3600), |due| due.saturating_sub(self.now()));
             // Every branch is cancel-safe: channels keep what was not received, a sleep is made anew.
             tokio::select! {
                 event = heard.recv() => {
@@ -373,13 +374,16 @@ fn request_is_final(incoming: &mpsc::Receiver<Request>) -> bool {
 }
 
 fn not_streaming() -> Fault {
-    Fault::new(Code::PipelineBusy, "the pipeline is not streaming").hint("see `pillarbox status`, then try again")
+    Fault::new(Code::PipelineBusy, "the pipeline is not streaming")
+        .hint("see `pillarbox status`, then try again")
 }
 
 fn ended(fault: Option<Fault>) -> Ended {
     match fault {
         None => Ended::Stopped,
-        Some(fault) if matches!(fault.class(), Class::Halt | Class::Reject | Class::Bug) => Ended::Halted(fault),
+        Some(fault) if matches!(fault.class(), Class::Halt | Class::Reject | Class::Bug) => {
+            Ended::Halted(fault)
+        }
         Some(fault) => Ended::Unreachable(fault),
     }
 }

@@ -259,8 +259,16 @@ impl Lifecycle {
 
     /// Before the first streaming an unreachable server is a wrong address until shown otherwise.
     fn start_is_over(&self, fault: &Fault, now: Duration) -> bool {
-        let unreachable = matches!(fault.code, Code::PgUnreachable | Code::KafkaUnreachable | Code::PgProtocol
-            | Code::KafkaProtocol | Code::CommitStalled | Code::PgLimit | Code::PgStandby);
+        let unreachable = matches!(
+            fault.code,
+            Code::PgUnreachable
+                | Code::KafkaUnreachable
+                | Code::PgProtocol
+                | Code::KafkaProtocol
+                | Code::CommitStalled
+                | Code::PgLimit
+                | Code::PgStandby
+        );
         !self.has_streamed && unreachable && now.saturating_sub(self.started_at) >= self.deadlines.start
     }
 

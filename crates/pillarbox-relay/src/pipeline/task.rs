@@ -57,7 +57,10 @@ fn thread(name: &'static str, work: impl FnOnce() + Send + 'static) {
         let _abort = AbortOnPanic(name);
         work();
     };
-    std::thread::Builder::new().name(name.to_owned()).spawn(guarded).expect("the system has room for a thread");
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(guarded)
+        .expect("the system has room for a thread");
 }
 
 /// Starts the supervisor.

@@ -75,7 +75,8 @@ impl Ledger {
     /// With nothing open or in flight: the position that an idle checkpoint should now carry.
     pub fn idle_due(&self, now: Duration) -> Option<Lsn> {
         let ahead = self.wal_end.0.saturating_sub(self.confirmed.0);
-        let due = self.asked || ahead >= IDLE_WAL_BYTES_MAX || now.saturating_sub(self.idle_at) >= IDLE_INTERVAL;
+        let due =
+            self.asked || ahead >= IDLE_WAL_BYTES_MAX || now.saturating_sub(self.idle_at) >= IDLE_INTERVAL;
         (ahead > 0 && due).then_some(self.wal_end)
     }
 

@@ -87,15 +87,10 @@ fn same_timeline(facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<Con
     if let Some(recorded) = &checkpoint.lineage_nonce {
         same_lineage(facts, recorded)?;
     }
-    Ok(Continuation {
-        epoch: checkpoint.epoch,
-        timeline: facts.timeline,
-        resume_lsn: checkpoint.resume_lsn,
-    })
+    Ok(Continuation { epoch: checkpoint.epoch, timeline: facts.timeline, resume_lsn: checkpoint.resume_lsn })
 }
 
-const COPY_HINT: &str =
-    "this is an older copy of the database: give it a pipeline name of its own, or restore the original server";
+const COPY_HINT: &str = "this is an older copy of the database: give it a pipeline name of its own, or restore the original server";
 
 fn same_lineage(facts: &SourceFacts, recorded: &str) -> Result<(), Fault> {
     let recorded_seq = nonce_sequence(recorded);
@@ -206,19 +201,54 @@ mod tests {
         let split = PositionRecord { index: Some(4), commit_lsn: Lsn(105), ..checkpoint() };
         for (name, facts, checkpoint, expected) in [
             ("same history", facts(), &c, None),
-            ("other system", SourceFacts { system_id: SystemId(8), ..facts() }, &c, Some(Code::SystemIdDiffers)),
+            (
+                "other system",
+                SourceFacts { system_id: SystemId(8), ..facts() },
+                &c,
+                Some(Code::SystemIdDiffers),
+            ),
             ("older copy", SourceFacts { wal_position: Lsn(119), ..facts() }, &c, Some(Code::ServerBehind)),
-            ("older nonce", SourceFacts { lineage: Some((4, "4-x".into())), ..facts() }, &c, Some(Code::LineageDiffers)),
-            ("other nonce", SourceFacts { lineage: Some((5, "5-x".into())), ..facts() }, &c, Some(Code::LineageDiffers)),
+            (
+                "older nonce",
+                SourceFacts { lineage: Some((4, "4-x".into())), ..facts() },
+                &c,
+                Some(Code::LineageDiffers),
+            ),
+            (
+                "other nonce",
+                SourceFacts { lineage: Some((5, "5-x".into())), ..facts() },
+                &c,
+                Some(Code::LineageDiffers),
+            ),
             ("no nonce", SourceFacts { lineage: None, ..facts() }, &c, Some(Code::LineageDiffers)),
             ("newer nonce", SourceFacts { lineage: Some((6, "6-x".into())), ..facts() }, &c, None),
-            ("slot ahead", SourceFacts { confirmed_flush_lsn: Lsn(121), ..facts() }, &c, Some(Code::SlotAhead)),
+            (
+                "slot ahead",
+                SourceFacts { confirmed_flush_lsn: Lsn(121), ..facts() },
+                &c,
+                Some(Code::SlotAhead),
+            ),
             ("clean failover", forked_at(115), &c, None),
-            ("fork at the last event", SourceFacts { confirmed_flush_lsn: Lsn(90), ..forked_at(100) }, &c, None),
+            (
+                "fork at the last event",
+                SourceFacts { confirmed_flush_lsn: Lsn(90), ..forked_at(100) },
+                &c,
+                None,
+            ),
             ("lost tail", forked_at(99), &c, Some(Code::TimelineDiverged)),
             ("fork inside a split", forked_at(105), &split, Some(Code::TimelineDiverged)),
-            ("fork after a split", SourceFacts { confirmed_flush_lsn: Lsn(90), ..forked_at(106) }, &split, None),
-            ("unknown branch", SourceFacts { timeline: TimelineId(2), ..facts() }, &c, Some(Code::TimelineDiverged)),
+            (
+                "fork after a split",
+                SourceFacts { confirmed_flush_lsn: Lsn(90), ..forked_at(106) },
+                &split,
+                None,
+            ),
+            (
+                "unknown branch",
+                SourceFacts { timeline: TimelineId(2), ..facts() },
+                &c,
+                Some(Code::TimelineDiverged),
+            ),
         ] {
             assert_eq!(code(&facts, checkpoint), expected, "{name}");
         }

@@ -128,7 +128,8 @@ impl Router {
             return None;
         }
         let Topic { id, partitions, first_slot, .. } = topic;
-        let record = TopicRecord { topic_id: id.to_string(), partitions: *partitions, first_slot: *first_slot };
+        let record =
+            TopicRecord { topic_id: id.to_string(), partitions: *partitions, first_slot: *first_slot };
         Some((topic.name.clone(), record))
     }
 
@@ -153,7 +154,8 @@ impl Router {
             match part {
                 TopicPart::Literal(text) => self.name.extend_from_slice(text.as_bytes()),
                 TopicPart::Column(column) => {
-                    let value = event.topic_values[at].ok_or_else(|| RouteError::NullColumn(column.clone()))?;
+                    let value =
+                        event.topic_values[at].ok_or_else(|| RouteError::NullColumn(column.clone()))?;
                     self.name.extend_from_slice(value);
                 }
             }

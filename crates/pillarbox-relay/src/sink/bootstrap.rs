@@ -6,8 +6,8 @@ use pillarbox_wire::lsn::{Lsn, SystemId, TimelineId};
 
 use super::commit::{Tag, unix_ms};
 use super::read::{End, read};
-use super::recover::{checkpoint_topic, commit_alone, fence};
 use super::record::Recorder;
+use super::recover::{checkpoint_topic, commit_alone, fence};
 use crate::config::Config;
 use crate::error::Fault;
 use crate::pipeline::intake::SetEnd;

@@ -19,9 +19,10 @@ pub fn kafka_fault(error: &Error, attempt: &str) -> Fault {
             Code::KafkaAuthorization,
             "the relay needs Write and Describe on its transactional ids and topics, Read on its checkpoint topic, Create and DescribeConfigs",
         ),
-        _ if error.is_unreachable() => {
-            (Code::KafkaUnreachable, "check kafka.brokers and that the brokers' advertised.listeners can be reached")
-        }
+        _ if error.is_unreachable() => (
+            Code::KafkaUnreachable,
+            "check kafka.brokers and that the brokers' advertised.listeners can be reached",
+        ),
         _ => (Code::KafkaProtocol, "see the broker's log; the relay tries again"),
     };
     Fault::new(code, attempt).because(error).hint(hint)

@@ -6,9 +6,9 @@
 
 use std::time::Duration;
 
+use pillarbox_kafka::Cluster;
 use pillarbox_kafka::admin::{self, OffsetOf};
 use pillarbox_kafka::reader::{PartitionReader, ReaderOptions, Record};
-use pillarbox_kafka::Cluster;
 
 use super::kafka_fault;
 use crate::config::Config;

@@ -75,9 +75,14 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
     let new_epoch = now.epoch != position(&table).epoch;
     let position = continued(config, position(&table), &now);
     table.position = Some(position.clone());
-    let mut recorder = Recorder::new(checkpoint_topic(&cluster, config).await?, table.clone(), position.clone());
+    let mut recorder =
+        Recorder::new(checkpoint_topic(&cluster, config).await?, table.clone(), position.clone());
     if new_epoch {
-        tracing::warn!(epoch = now.epoch, timeline = now.timeline.0, "the database has a new timeline, starting a new epoch");
+        tracing::warn!(
+            epoch = now.epoch,
+            timeline = now.timeline.0,
+            "the database has a new timeline, starting a new epoch"
+        );
         commit_alone(&mut producer, &mut recorder, &SetEnd::from(&position)).await?;
     }
     Ok(Recovered { producer, recorder, plan: Plan { table, epoch: now.epoch, topics } })
@@ -127,8 +132,9 @@ fn generation(config: &Config, position: &PositionRecord) -> Result<(), Fault> {
             "outbox settings changed while the transaction at {} is published in part",
             position.commit_lsn
         );
-        return Err(Fault::new(Code::GenerationChanged, message)
-            .hint("start once with the former settings until the transaction is complete, then change them"));
+        return Err(Fault::new(Code::GenerationChanged, message).hint(
+            "start once with the former settings until the transaction is complete, then change them",
+        ));
     }
     tracing::info!(from = position.generation, to = generation, "outbox settings have changed");
     Ok(())
@@ -152,7 +158,9 @@ pub(crate) async fn checkpoint_topic(cluster: &Cluster, config: &Config) -> Resu
         .await
         .map_err(|error| kafka_fault(&error, &format!("cannot describe topic {name}")))?;
     let id = described
-        .ok_or_else(|| Fault::new(Code::CheckpointTopicMissing, format!("checkpoint topic {name} does not exist")))?
+        .ok_or_else(|| {
+            Fault::new(Code::CheckpointTopicMissing, format!("checkpoint topic {name} does not exist"))
+        })?
         .id;
     Ok(Arc::new(TopicRef { name, id }))
 }

@@ -43,13 +43,19 @@ fn same(name: &str, record: &TopicRecord, described: Option<&TopicDescription>) 
             .hint("restore the topic, or find out which consumers lost events before you let the pipeline start it anew"));
     };
     if described.id.to_string() != record.topic_id {
-        let message = format!("topic {name} was deleted and re-created: its id is {}, events went to {}", described.id, record.topic_id);
+        let message = format!(
+            "topic {name} was deleted and re-created: its id is {}, events went to {}",
+            described.id, record.topic_id
+        );
         return Err(Fault::new(Code::TopicReplaced, message)
             .hint("its earlier events are gone: find out which consumers still need them before you go on"));
     }
     if described.partitions < record.partitions {
-        let message = format!("topic {name} has {} partitions, {} are pinned", described.partitions, record.partitions);
-        return Err(Fault::new(Code::TopicShrank, message).hint("a topic cannot shrink: this is another topic"));
+        let message =
+            format!("topic {name} has {} partitions, {} are pinned", described.partitions, record.partitions);
+        return Err(
+            Fault::new(Code::TopicShrank, message).hint("a topic cannot shrink: this is another topic")
+        );
     }
     if described.partitions > record.partitions {
         tracing::warn!(
@@ -69,8 +75,11 @@ pub(crate) async fn resolve(cluster: &Cluster, settings: &Topics, name: &str) ->
         Some(described) => described,
         None if settings.create => create(cluster, settings, name).await?,
         None => {
-            return Err(Fault::new(Code::TopicMissing, format!("topic {name} does not exist"))
-                .hint(format!("create it (kafka-topics.sh --create --topic {name}), or set kafka.topics.create: true")));
+            return Err(Fault::new(Code::TopicMissing, format!("topic {name} does not exist")).hint(
+                format!(
+                    "create it (kafka-topics.sh --create --topic {name}), or set kafka.topics.create: true"
+                ),
+            ));
         }
     };
     Ok(Topic {

@@ -80,7 +80,11 @@ fn intake(table: &Table, limits: Transaction) -> Intake {
 }
 
 fn outbox() -> Vec<u8> {
-    relation(1, "outbox", &[("id", 2950), ("aggregatetype", 25), ("aggregateid", 25), ("type", 25), ("payload", 3802)])
+    relation(
+        1,
+        "outbox",
+        &[("id", 2950), ("aggregatetype", 25), ("aggregateid", 25), ("type", 25), ("payload", 3802)],
+    )
 }
 
 fn row(id: &str, payload: Option<&str>) -> Vec<u8> {
@@ -168,14 +172,11 @@ fn a_huge_transaction_is_split_and_every_part_says_where_it_ends() {
     feed(&mut intake, &[commit(100, 108)]);
     intake.flush(T0);
     let sets = intake.take_sealed();
-    let ends: Vec<_> = sets.iter().map(|set| (set.events, set.end.index, set.end.part, set.end.resume_lsn)).collect();
+    let ends: Vec<_> =
+        sets.iter().map(|set| (set.events, set.end.index, set.end.part, set.end.resume_lsn)).collect();
     assert_eq!(
         ends,
-        [
-            (2, Some(1), Some(1), Lsn(10)),
-            (2, Some(3), Some(2), Lsn(10)),
-            (1, None, None, Lsn(108)),
-        ]
+        [(2, Some(1), Some(1), Lsn(10)), (2, Some(3), Some(2), Lsn(10)), (1, None, None, Lsn(108)),]
     );
     assert!(!String::from_utf8_lossy(&sets[0].batches[0].bytes).contains("pb-part"));
 }
