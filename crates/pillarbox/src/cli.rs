@@ -8,6 +8,8 @@ mod config;
 mod dev;
 mod pause;
 mod run;
+mod setup;
+mod status;
 mod tap;
 
 use std::path::PathBuf;
@@ -40,8 +42,12 @@ pub(crate) struct Cli {
 enum Command {
     /// Try it: private servers, sample traffic and the relay, with one command
     Dev(dev::Arguments),
+    /// Make database and cluster ready for the pipeline; does only what is missing
+    Setup(setup::Arguments),
     /// Relay until a signal ends it
     Run(run::Arguments),
+    /// Say how the pipeline is: the relay, the slot and the checkpoint
+    Status(status::Arguments),
     /// Watch events as a read_committed consumer sees them
     Tap(tap::Arguments),
     /// Commit what is open, then relay nothing until resumed
@@ -83,8 +89,14 @@ impl Cli {
     pub(crate) fn wants_json(&self) -> bool {
         match &self.command {
             Command::Config(command) => command.wants_json(),
+            Command::Setup(arguments) => arguments.wants_json(),
+            Command::Status(arguments) => arguments.wants_json(),
             Command::Tap(arguments) => arguments.wants_json(),
-            Command::Dev(_) | Command::Run(_) | Command::Pause(_) | Command::Resume(_) | Command::Completions(_) => false,
+            Command::Dev(_)
+            | Command::Run(_)
+            | Command::Pause(_)
+            | Command::Resume(_)
+            | Command::Completions(_) => false,
         }
     }
 
@@ -95,7 +107,9 @@ impl Cli {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Dev(arguments) => arguments.run(),
+            Command::Setup(arguments) => arguments.run(),
             Command::Run(arguments) => arguments.run(),
+            Command::Status(arguments) => arguments.run(),
             Command::Tap(arguments) => arguments.run(),
             Command::Pause(arguments) => arguments.run(Verb::Pause),
             Command::Resume(arguments) => arguments.run(Verb::Resume),

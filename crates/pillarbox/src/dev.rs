@@ -20,9 +20,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use pillarbox_relay::config::Config;
 use pillarbox_relay::error::{Code, ExitCode, Fault};
 use pillarbox_relay::pipeline::{Ended, Options, State};
-use pillarbox_relay::config::Config;
+use pillarbox_relay::setup;
 use tempfile::TempDir;
 use tokio::sync::watch as channel;
 use tokio::time::{Instant as Clock, MissedTickBehavior};
@@ -124,14 +125,18 @@ impl Root {
     fn new(keep: Option<&Path>) -> Result<Self, Failure> {
         let failed = |error: std::io::Error| {
             let message = "cannot make the folder for the private servers";
-            Failure::from(Fault::new(Code::ConfigValue, message).because(error).hint("choose one with --keep DIR"))
+            Failure::from(
+                Fault::new(Code::ConfigValue, message).because(error).hint("choose one with --keep DIR"),
+            )
         };
         let root = match keep {
             Some(dir) => {
                 std::fs::create_dir_all(dir).map_err(failed)?;
                 Root::Kept(dir.canonicalize().map_err(failed)?)
             }
-            None => Root::Temporary(tempfile::Builder::new().prefix("pillarbox-dev-").tempdir().map_err(failed)?),
+            None => {
+                Root::Temporary(tempfile::Builder::new().prefix("pillarbox-dev-").tempdir().map_err(failed)?)
+            }
         };
         // The servers may run under another account and must get in.
         std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o755)).map_err(failed)?;
@@ -197,7 +202,9 @@ fn write_config(setting: &Setting, http: SocketAddr) -> Result<(), Failure> {
 /// The shop's database and its own table.
 fn prepare(servers: &Servers) -> Result<(), Failure> {
     let failed = |error: pillarbox_lab::LabError| {
-        Failure::from(Fault::new(Code::PgProtocol, format!("cannot prepare database {DATABASE}")).because(error))
+        Failure::from(
+            Fault::new(Code::PgProtocol, format!("cannot prepare database {DATABASE}")).because(error),
+        )
     };
     let exists = format!("SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'");
     if servers.postgres.query("postgres", &exists).map_err(failed)?.is_empty() {
@@ -207,7 +214,7 @@ fn prepare(servers: &Servers) -> Result<(), Failure> {
 }
 
 async fn set_up(config: &Config) -> Result<(), Fault> {
-    let _ = config; Ok(())
+    setup::apply(config, setup::Options::default(), &mut |_| {}).await.map(drop)
 }
 
 /// The relay under sample traffic.
@@ -218,19 +225,15 @@ struct Traffic<'a> {
 }
 
 impl Traffic<'_> {
-    async fn run(
-        &self,
-        loaded: Loaded,
-        mut watcher: Watcher,
-        signals: &mut Signals,
-    ) -> Result<(), Failure> {
+    async fn run(&self, loaded: Loaded, mut watcher: Watcher, signals: &mut Signals) -> Result<(), Failure> {
         let options =
             Options { start_deadline: START_DEADLINE, drain_deadline: DRAIN_DEADLINE, exit_on_halt: true };
         let relay = Relay::start(loaded, options).await?;
         let (stop, stopped) = channel::channel(false);
         let rate = self.wish.events_per_second;
         // Ends when `stop` says so, or with the runtime.
-        let shop = tokio::spawn(shop::run(self.setting.postgres_url.clone(), rate, self.ledger.clone(), stopped));
+        let shop =
+            tokio::spawn(shop::run(self.setting.postgres_url.clone(), rate, self.ledger.clone(), stopped));
         let why = self.show(&relay, &mut watcher, signals).await;
         stop.send_replace(true);
         let _ = shop.await;
@@ -296,7 +299,11 @@ impl Traffic<'_> {
             (ledger.totals(), ledger.unseen())
         };
         eprint!("{}", screen::summary(&totals, lost));
-        if lost == 0 && totals.violations() == 0 { Ok(()) } else { Err(Failure::Answered(ExitCode::Negative)) }
+        if lost == 0 && totals.violations() == 0 {
+            Ok(())
+        } else {
+            Err(Failure::Answered(ExitCode::Negative))
+        }
     }
 }
 

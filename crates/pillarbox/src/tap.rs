@@ -197,8 +197,11 @@ fn room(partitions: usize) -> Result<(), Fault> {
     if partitions < PARTITIONS_MAX {
         return Ok(());
     }
-    Err(Fault::new(Code::ConfigValue, format!("more than {PARTITIONS_MAX} partitions cannot be watched at once"))
-        .hint("choose topics with --topic"))
+    Err(Fault::new(
+        Code::ConfigValue,
+        format!("more than {PARTITIONS_MAX} partitions cannot be watched at once"),
+    )
+    .hint("choose topics with --topic"))
 }
 
 fn fault(error: &Error, topic: &str) -> Fault {

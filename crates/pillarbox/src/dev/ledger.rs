@@ -153,7 +153,14 @@ impl Ledger {
     }
 
     /// The consumer got a record with this id and `pb-pos`.
-    pub(super) fn seen(&mut self, partition: i32, offset: i64, id: Option<Id>, pos: Option<PbPos<'_>>, at: Instant) {
+    pub(super) fn seen(
+        &mut self,
+        partition: i32,
+        offset: i64,
+        id: Option<Id>,
+        pos: Option<PbPos<'_>>,
+        at: Instant,
+    ) {
         self.window.back_mut().expect("a current second").events += 1;
         self.totals.seen += 1;
         if let Some(pos) = &pos {

@@ -205,7 +205,10 @@ mod tests {
             "events/s=200 p50_ms=1.84 p99_ms=4.32 lag_bytes=0 state=starting committed=9 seen=8 violations=0\n"
         );
         let text = live(&setting(), &moment);
-        assert!(text.contains("up 01:01:01") && text.contains("pillarbox tap -c /tmp/x/pillarbox.yaml"), "{text}");
+        assert!(
+            text.contains("up 01:01:01") && text.contains("pillarbox tap -c /tmp/x/pillarbox.yaml"),
+            "{text}"
+        );
     }
 
     #[test]

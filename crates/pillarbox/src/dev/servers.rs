@@ -137,7 +137,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_with_its_cure() {
-        let Failure::Exit(fault, exit) = failure(Code::KafkaUnreachable, "Kafka", &LabError::JavaMissing) else {
+        let Failure::Exit(fault, exit) = failure(Code::KafkaUnreachable, "Kafka", &LabError::JavaMissing)
+        else {
             panic!("an exit code of its own")
         };
         assert_eq!(exit, ExitCode::Config);

@@ -88,7 +88,8 @@ async fn orders(
     loop {
         pace.tick().await;
         if ledger.lock().unseen() < UNSEEN_MAX {
-            place(&mut client, &statements, ledger).await?;
+            // The pace is that of committed orders.
+            while !place(&mut client, &statements, ledger).await? {}
         }
     }
 }
@@ -98,11 +99,12 @@ struct Statements {
     event: Statement,
 }
 
+/// One transaction; false if it was rolled back.
 async fn place(
     client: &mut Client,
     statements: &Statements,
     ledger: &SharedLedger,
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<bool, tokio_postgres::Error> {
     let id = Uuid::new_v4();
     // The shop needs some chance; a random id brings enough.
     let [chance, item, customer, quantity, ..] = *id.as_bytes();
@@ -117,10 +119,10 @@ async fn place(
     if chance % ROLLED_BACK_ONE_IN == 0 {
         transaction.rollback().await?;
         ledger.lock().rolled_back(id.as_u128());
-    } else {
-        transaction.commit().await?;
-        let at = Instant::now();
-        ledger.lock().committed(id.as_u128(), at);
+        return Ok(false);
     }
-    Ok(())
+    transaction.commit().await?;
+    let at = Instant::now();
+    ledger.lock().committed(id.as_u128(), at);
+    Ok(true)
 }

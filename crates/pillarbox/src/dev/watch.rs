@@ -45,9 +45,10 @@ impl Watcher {
                 let _ = fail.send(fault);
             }
         };
-        let thread = std::thread::Builder::new().name("pillarbox-watch".to_owned()).spawn(work).map_err(|error| {
-            Fault::new(Code::Internal, "cannot start the consumer thread").because(error)
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("pillarbox-watch".to_owned())
+            .spawn(work)
+            .map_err(|error| Fault::new(Code::Internal, "cannot start the consumer thread").because(error))?;
         let watcher = Self { stop, failed, thread };
         match is_ready.await {
             Ok(()) => Ok(watcher),
@@ -103,7 +104,8 @@ async fn read(config: &Config, ledger: &SharedLedger, ready: oneshot::Sender<()>
     }
     let mut readers = JoinSet::new();
     for (partition, offset) in partitions {
-        let reader = PartitionReader::new(cluster.clone(), TOPIC, partition, offset, ReaderOptions::default());
+        let reader =
+            PartitionReader::new(cluster.clone(), TOPIC, partition, offset, ReaderOptions::default());
         readers.spawn(partition_loop(reader, partition, ledger.clone()));
     }
     match readers.join_next().await {

@@ -96,7 +96,9 @@ fn field(line: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
     match bytes.map(std::str::from_utf8) {
         None => line.insert(name.to_owned(), Value::Null),
         Some(Ok(text)) => line.insert(name.to_owned(), json!(text)),
-        Some(Err(_)) => line.insert(format!("{name}_base64"), json!(STANDARD.encode(bytes.unwrap_or_default()))),
+        Some(Err(_)) => {
+            line.insert(format!("{name}_base64"), json!(STANDARD.encode(bytes.unwrap_or_default())))
+        }
     };
 }
 

@@ -1,0 +1,24 @@
+//! What tests of the built binary share: private servers, relays as child processes, and the judge.
+//!
+//! ```text
+//! Site::start -> Site::configure -> setup -> Site::relay ... faults ... -> Site::caught_up -> Site::judge
+//! ```
+//! | file | holds |
+//! | --- | --- |
+//! | `site` | Postgres, Kafka, configuration files, one-shot commands, the comparison at the end |
+//! | `relay` | a running `pillarbox run`: killed with the test, its log shown when the test fails |
+//! | `until` | waiting for something to become true, with a deadline |
+//! | `dice` | everything random, from one seed that is printed |
+//!
+//! Must never leave a process behind, and never reach into the relay: only what a user has, that is files,
+//! commands, signals and HTTP.
+
+mod dice;
+mod relay;
+mod site;
+mod until;
+
+pub(crate) use dice::{Dice, number};
+pub(crate) use relay::Relay;
+pub(crate) use site::{Answer, Configuration, Site};
+pub(crate) use until::until;

@@ -1,0 +1,175 @@
+//! A relay as its user runs it: a child process, asked over HTTP, told by signals.
+//!
+//! It dies with the test, however that ends. A failing test prints the end of its log (which by rule holds no
+//! payload). Must never share an address with another relay.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use pillarbox_lab::process::{Launch, ServerProcess};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::until;
+
+/// The program under test.
+pub(super) const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");
+
+/// How long one HTTP answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Lines of the log that a failing test shows.
+const TAIL_LINES: usize = 60;
+
+/// A running `pillarbox run`. Dropping it kills it.
+pub(crate) struct Relay {
+    process: ServerProcess,
+    port: u16,
+    log: PathBuf,
+    started: Instant,
+}
+
+impl Relay {
+    /// Starts it; `log` is appended to. Does not wait for anything.
+    pub(super) fn start(file: &std::path::Path, port: u16, log: PathBuf) -> Self {
+        let mut command = Command::new(BINARY);
+        command.arg("run").arg("-c").arg(file).env("RUST_LOG", "info");
+        let started = Instant::now();
+        let launch = Launch { name: "pillarbox run".into(), command, log: log.clone(), account: None };
+        let process = ServerProcess::start(launch).expect("the relay starts");
+        Self { process, port, log, started }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// When it was started.
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Status code and body of `GET path`; `None` where nobody answers.
+    pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
+        exchange(self.port, "GET", path).ok()
+    }
+
+    /// Status code and body of `POST path`; `None` where nobody answers.
+    pub(crate) fn post(&self, path: &str) -> Option<(u16, String)> {
+        exchange(self.port, "POST", path).ok()
+    }
+
+    /// `GET /api/v1/status`.
+    pub(crate) fn status(&self) -> Option<Value> {
+        serde_json::from_str(&self.get("/api/v1/status")?.1).ok()
+    }
+
+    /// The state as the status has it: `streaming`, `standing_by`, `halted`, ...
+    pub(crate) fn state(&self) -> Option<String> {
+        Some(self.status()?["state"].as_str()?.to_owned())
+    }
+
+    /// The code of the fault the status shows, `PB-nnnn`.
+    pub(crate) fn fault(&self) -> Option<String> {
+        Some(self.status()?["fault"]["code"].as_str()?.to_owned())
+    }
+
+    /// A counter of the status, such as `events_total`; 0 where nobody answers.
+    pub(crate) fn count(&self, name: &str) -> u64 {
+        self.status().and_then(|status| status[name].as_u64()).unwrap_or(0)
+    }
+
+    /// Waits until the status shows this state; gives the time it took.
+    pub(crate) fn wait_state(&mut self, state: &str, limit: Duration) -> Duration {
+        let mut last = String::new();
+        let what = format!("the relay is {state}");
+        let (_, took) = until(&what, limit, || {
+            assert!(self.process.is_running(), "the relay ended; it was {last:?}, not yet {state}");
+            last = self.state().unwrap_or(std::mem::take(&mut last));
+            (last == state).then_some(())
+        });
+        took
+    }
+
+    /// Waits until the status shows a counter of at least this; gives the time it took.
+    pub(crate) fn wait_count(&mut self, name: &str, least: u64, limit: Duration) -> Duration {
+        until(&format!("{name} is {least}"), limit, || {
+            assert!(self.process.is_running(), "the relay ended before {name} was {least}");
+            (self.count(name) >= least).then_some(())
+        })
+        .1
+    }
+
+    /// Kills it (SIGKILL) and waits until it is gone.
+    pub(crate) fn kill9(mut self) {
+        self.process.kill().expect("the relay dies");
+    }
+
+    /// Sends SIGTERM, and waits for its end.
+    pub(crate) fn terminate(mut self, limit: Duration) -> ExitStatus {
+        self.process.signal(Signal::TERM).expect("the relay takes the signal");
+        self.wait_end(limit)
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait_end(&mut self, limit: Duration) -> ExitStatus {
+        let ended = self.process.wait(limit).expect("the relay is our child");
+        ended.unwrap_or_else(|| panic!("the relay did not end within {limit:?}"))
+    }
+
+    /// Stops it where it stands (SIGSTOP).
+    pub(crate) fn suspend(&mut self) {
+        self.process.signal(Signal::STOP).expect("the relay takes the signal");
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub(crate) fn resume(&mut self) {
+        self.process.signal(Signal::CONT).expect("the relay takes the signal");
+    }
+
+    /// The most memory it ever had resident, in KiB (`VmHWM`).
+    pub(crate) fn rss_max_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the relay runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
+    /// The end of its log.
+    pub(crate) fn log_tail(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- {} (pid {}):\n{}", self.log.display(), self.pid(), self.log_tail());
+        }
+    }
+}
+
+/// One request, one answer, connection closed (HTTP/1.0).
+fn exchange(port: u16, method: &str, path: &str) -> std::io::Result<(u16, String)> {
+    let address = (Ipv4Addr::LOCALHOST, port).into();
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
+    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let broken = || std::io::Error::other("the answer is not HTTP");
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(broken)?;
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(broken)?;
+    Ok((code, body.to_owned()))
+}
