@@ -165,6 +165,8 @@ struct Fill {
     transactions: usize,
     /// When the oldest unsealed thing came in.
     since: Option<Duration>,
+    /// The transaction that must not share a set with earlier ones.
+    settle_before: Option<Lsn>,
     open: Option<Open>,
     end: SetEnd,
     pending_nonce: Option<String>,
@@ -201,6 +203,17 @@ impl Intake {
         }
     }
 
+    /// The transaction that commits at `commit_lsn` holds an event that could not be published: it
+    /// must not share a set with those before it.
+    pub fn settle_before(&mut self, commit_lsn: Lsn) {
+        self.fill.settle_before = Some(commit_lsn);
+    }
+
+    /// Commit LSN of the transaction that the stream is in.
+    pub fn open_commit_lsn(&self) -> Option<Lsn> {
+        self.decoder.transaction().map(|transaction| transaction.commit_lsn)
+    }
+
     /// Takes the payload of an XLogData frame.
     ///
     /// # Errors
@@ -223,7 +236,7 @@ impl Intake {
             Change::Passed => Taken::Done,
             Change::Begin => {
                 let transaction = self.decoder.transaction();
-                self.fill.begin(transaction);
+                self.fill.begin(transaction, now);
                 return Ok(Taken::Done);
             }
             Change::Commit(committed) => {
@@ -348,6 +361,7 @@ impl Fill {
             set: BatchSet::new(),
             transactions: 0,
             since: None,
+            settle_before: None,
             open: None,
             end: SetEnd::from(position),
             pending_nonce: None,
@@ -393,8 +407,11 @@ impl Fill {
         }
     }
 
-    fn begin(&mut self, transaction: Option<Transaction>) {
+    fn begin(&mut self, transaction: Option<Transaction>, now: Now) {
         let commit_lsn = transaction.map(|transaction| transaction.commit_lsn);
+        if commit_lsn.is_some() && commit_lsn == self.settle_before && self.since.is_some() {
+            self.seal(self.end.clone(), now);
+        }
         let resumed = self.resumed.filter(|(inside, _)| Some(*inside) == commit_lsn);
         // A transaction that is resumed inside needs a closing checkpoint even if nothing follows.
         let parts = resumed.map_or(0, |(_, parts)| parts);

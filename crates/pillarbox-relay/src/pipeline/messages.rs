@@ -13,6 +13,8 @@
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 
 use super::intake::{CommittedSet, SETS_MAX};
+use pillarbox_wire::lsn::Lsn;
+
 use crate::error::Fault;
 use crate::position::checkpoint::Table;
 use crate::position::lineage::SourceFacts;
@@ -49,6 +51,10 @@ pub(crate) struct Plan {
     pub(crate) topics: Vec<Topic>,
 }
 
+/// Sets that the channel to the sink takes: all in flight, and one beyond before a settled
+/// transaction.
+pub(crate) const SETS_QUEUED_MAX: usize = SETS_MAX + 2;
+
 /// What the supervisor hears.
 pub(crate) enum Event {
     /// Another client streams from the slot.
@@ -78,6 +84,9 @@ pub(crate) enum ReaderEnd {
     Drained,
     /// By itself.
     Fault(Fault),
+    /// At an event that cannot be published, in the transaction that commits at this LSN; every
+    /// sealed set is committed.
+    Rejected(Fault, Lsn),
 }
 
 /// The supervisor's and the sink's way to the reader.

@@ -30,7 +30,7 @@ use super::intake::{Intake, Now, SealedSet, Taken};
 use super::messages::{Command, Event, Inbox, Plan, ReaderEnd};
 use super::pace::{Due, HOT_PAUSE};
 use crate::config::Config;
-use crate::error::{Code, Fault};
+use crate::error::{Class, Code, Fault};
 use crate::position::confirm::COMMIT_STALL_MAX;
 use crate::source::{Attempt, Frame, Frames, Link, SourceError};
 
@@ -50,6 +50,8 @@ pub(crate) struct Context {
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) sets: mpsc::Sender<SealedSet>,
     pub(crate) board: Arc<Board>,
+    /// See [`Intake::settle_before`].
+    pub(crate) settle_before: Option<Lsn>,
 }
 
 /// The thread's main function; its end is an [`Event::ReaderEnded`].
@@ -68,7 +70,7 @@ fn tell(events: &mpsc::Sender<Event>, event: Event) {
 }
 
 fn read(context: Context) -> Result<ReaderEnd, Fault> {
-    let Context { config, inbox, events, sets, board } = context;
+    let Context { config, inbox, events, sets, board, settle_before } = context;
     let Acquired { stream, facts } = match acquire(&config, &inbox, |event| tell(&events, event)) {
         Ok(acquired) => acquired,
         Err(NotAcquired::Released) => return Ok(ReaderEnd::Released),
@@ -79,7 +81,10 @@ fn read(context: Context) -> Result<ReaderEnd, Fault> {
     let end = match hold(&mut link, &inbox, &config)? {
         None => Ok(ReaderEnd::Released),
         Some(plan) => {
-            let streaming = Streaming::new(config, inbox, events, sets, board, link, *plan);
+            let mut streaming = Streaming::new(config, inbox, events, sets, board, link, *plan);
+            if let Some(commit_lsn) = settle_before {
+                streaming.intake.settle_before(commit_lsn);
+            }
             return streaming.run(&mut frames);
         }
     };
@@ -192,7 +197,10 @@ impl Streaming {
     }
 
     fn run(mut self, frames: &mut Frames) -> Result<ReaderEnd, Fault> {
-        let end = self.stream(frames);
+        let end = match self.stream(frames) {
+            Err(fault) if matches!(fault.class(), Class::Halt | Class::Reject) => self.finish(fault),
+            end => end,
+        };
         if !matches!(end, Err(ref fault) if fault.code == Code::PgProtocol) {
             self.link.close();
         }
@@ -222,6 +230,27 @@ impl Streaming {
             } else {
                 self.wait(wants_frames, due)?;
             }
+        }
+    }
+
+    /// Before a person is called: what is sealed is committed, so that the events before the one
+    /// that stops us are out, and no open Kafka transaction holds consumers back.
+    fn finish(&mut self, fault: Fault) -> Result<ReaderEnd, Fault> {
+        let now = self.now();
+        self.intake.flush(now);
+        self.hand_over();
+        while self.intake.in_flight() > 0 {
+            match self.attend() {
+                Ok(Attention::Released) | Err(_) => break,
+                Ok(_) => self.wait(false, Due::Later)?,
+            }
+        }
+        if self.intake.in_flight() == 0 {
+            self.send_status()?;
+        }
+        match self.intake.open_commit_lsn() {
+            Some(commit_lsn) if fault.class() == Class::Reject => Ok(ReaderEnd::Rejected(fault, commit_lsn)),
+            _ => Err(fault),
         }
     }
 
@@ -343,7 +372,9 @@ impl Streaming {
                 Command::Pause(_) | Command::Stream(_) => {}
             }
         }
-        if self.intake.in_flight() > 0 && self.progress_at.elapsed() >= COMMIT_STALL_MAX {
+        if self.intake.in_flight() == 0 {
+            self.progress_at = Instant::now();
+        } else if self.progress_at.elapsed() >= COMMIT_STALL_MAX {
             return Err(stalled("nothing could be committed to Kafka"));
         }
         if self.status_due() {
@@ -380,14 +411,15 @@ impl Streaming {
                 Due::Later
             }
         };
+        self.hand_over();
+        due
+    }
+
+    fn hand_over(&mut self) {
         for set in self.intake.take_sealed() {
-            if self.sets.capacity() == self.sets.max_capacity() && self.intake.in_flight() == 1 {
-                self.progress_at = Instant::now();
-            }
             // A sink that is gone has told the supervisor, which will release us.
             let _ = self.sets.try_send(set);
         }
-        due
     }
 
     fn drained(&self) -> bool {

@@ -6,12 +6,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pillarbox_wire::lsn::Lsn;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::board::Board;
-use super::intake::{SETS_MAX, SealedSet};
-use super::messages::{Command, Event, Outlet, ReaderEnd, inbox};
+use super::intake::SealedSet;
+use super::messages::{Command, Event, Outlet, ReaderEnd, SETS_QUEUED_MAX, inbox};
 use super::state::{Action, Deadlines, Gone, Input, Lifecycle};
 use super::status::{State, Status};
 use super::{reader, task};
@@ -247,6 +248,7 @@ impl Supervisor {
                     ReaderEnd::Released => Gone::Released,
                     ReaderEnd::Drained => Gone::Drained,
                     ReaderEnd::Fault(fault) => Gone::Fault(self.with_gap(fault).await),
+                    ReaderEnd::Rejected(fault, commit_lsn) => Gone::Rejected(fault, commit_lsn),
                 })
             }
             Event::SinkEnded(fault) => Input::SinkGone(fault),
@@ -292,8 +294,8 @@ impl Supervisor {
         let mut actions: VecDeque<Action> = self.machine.step(input, self.now()).into();
         while let Some(action) = actions.pop_front() {
             match action {
-                Action::StartReader => {
-                    if let Err(fault) = self.start_reader() {
+                Action::StartReader { settle_before } => {
+                    if let Err(fault) = self.start_reader(settle_before) {
                         actions.extend(self.machine.step(Input::ReaderGone(Gone::Fault(fault)), self.now()));
                     }
                 }
@@ -310,10 +312,10 @@ impl Supervisor {
         }
     }
 
-    fn start_reader(&mut self) -> Result<(), Fault> {
+    fn start_reader(&mut self, settle_before: Option<Lsn>) -> Result<(), Fault> {
         let (outlet, inbox) = inbox()
             .map_err(|error| Fault::new(Code::Internal, "cannot make an event descriptor").because(error))?;
-        let (sets, sink_side) = mpsc::channel(SETS_MAX);
+        let (sets, sink_side) = mpsc::channel(SETS_QUEUED_MAX);
         self.reader = Some(outlet);
         self.sink_side = Some(sink_side);
         task::reader(reader::Context {
@@ -322,6 +324,7 @@ impl Supervisor {
             events: self.events.clone(),
             sets,
             board: Arc::clone(&self.board),
+            settle_before,
         });
         Ok(())
     }

@@ -18,7 +18,9 @@
 //! | --- | --- | --- |
 //! | a fault of class Retry | any | Closing, then Waiting with back-off, then Acquiring |
 //! | the same before the first streaming, after the deadline | any | Stopped with the fault (exit 69) |
-//! | Halt or Reject | any | Closing, then Halted: the slot is released |
+//! | Halt | any | Closing, then Halted: the slot is released |
+//! | Reject, the first time at this transaction | any | as Retry, but the reader then commits everything before the transaction on its own |
+//! | Reject, again at the same transaction | any | Closing, then Halted: all that came before is published |
 //! | Config or Permission before the first streaming | any | Stopped with the fault (78, 77) |
 //! | the same afterwards | any | Halted: somebody changed a role or a setting |
 //! | fenced | Streaming | as Retry: it decides anew whether we lead |
@@ -28,6 +30,8 @@
 //! No clock, no thread, no socket: `now` is an input, whoever calls performs the actions in order.
 
 use std::time::Duration;
+
+use pillarbox_wire::lsn::Lsn;
 
 use super::status::State;
 use crate::error::{Class, Code, Fault};
@@ -71,13 +75,19 @@ pub enum Gone {
     Drained,
     /// With a fault of its own.
     Fault(Fault),
+    /// At an event that cannot be published, in the transaction that commits at this LSN.
+    Rejected(Fault, Lsn),
 }
 
 /// What the caller must do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Start the reader thread.
-    StartReader,
+    /// Start the reader thread. Everything before the transaction that commits at `settle_before`
+    /// is committed on its own: an event in it could not be published.
+    StartReader {
+        /// Commit LSN of that transaction.
+        settle_before: Option<Lsn>,
+    },
     /// Start the sink thread with what the reader found.
     StartSink,
     /// Tell the reader to end at once; the sink ends with it.
@@ -132,6 +142,9 @@ pub struct Lifecycle {
     reader_runs: bool,
     sink_runs: bool,
     has_streamed: bool,
+    paused: bool,
+    /// The transaction with an event that could not be published.
+    rejected_at: Option<Lsn>,
     started_at: Duration,
     backoff: Duration,
 }
@@ -145,6 +158,8 @@ impl Lifecycle {
             reader_runs: false,
             sink_runs: false,
             has_streamed: false,
+            paused: false,
+            rejected_at: None,
             started_at: Duration::ZERO,
             backoff: BACKOFF_MIN,
         }
@@ -174,8 +189,8 @@ impl Lifecycle {
             Input::SlotOwned => self.owned(),
             Input::Recovered => self.recovered(),
             Input::Paused(paused) => {
-                let state = if paused { State::Paused } else { State::Streaming };
-                self.show_if(&Phase::Streaming, state)
+                self.paused = paused;
+                self.show_if(&Phase::Streaming, self.leading())
             }
             Input::ReaderGone(gone) => self.reader_gone(gone, now),
             Input::SinkGone(fault) => self.sink_gone(fault, now),
@@ -188,7 +203,11 @@ impl Lifecycle {
     fn acquire(&mut self) -> Vec<Action> {
         self.phase = Phase::Acquiring;
         self.reader_runs = true;
-        vec![Action::StartReader]
+        vec![Action::StartReader { settle_before: self.rejected_at }]
+    }
+
+    fn leading(&self) -> State {
+        if self.paused { State::Paused } else { State::Streaming }
     }
 
     fn show_if(&self, phase: &Phase, state: State) -> Vec<Action> {
@@ -211,13 +230,21 @@ impl Lifecycle {
         self.phase = Phase::Streaming;
         self.has_streamed = true;
         self.backoff = BACKOFF_MIN;
-        vec![Action::Show(State::Streaming, None)]
+        vec![Action::Show(self.leading(), None)]
     }
 
     fn reader_gone(&mut self, gone: Gone, now: Duration) -> Vec<Action> {
         self.reader_runs = false;
         match gone {
             Gone::Fault(fault) => self.fault(fault, now),
+            Gone::Rejected(fault, commit_lsn) if self.rejected_at == Some(commit_lsn) => {
+                self.fault(fault, now)
+            }
+            Gone::Rejected(_, commit_lsn) if matches!(self.phase, Phase::Streaming) => {
+                self.rejected_at = Some(commit_lsn);
+                self.close(Then::Retry, now)
+            }
+            Gone::Rejected(fault, _) => self.fault(fault, now),
             Gone::Drained | Gone::Released => match self.phase {
                 Phase::Draining { .. } => self.close(Then::End(None), now),
                 Phase::Closing { .. } => self.closed(now),
@@ -359,7 +386,7 @@ mod tests {
     #[test]
     fn the_usual_life() {
         let mut m = machine();
-        assert_eq!(m.step(Input::Start, S), [Action::StartReader]);
+        assert_eq!(m.step(Input::Start, S), [Action::StartReader { settle_before: None }]);
         assert_eq!(m.step(Input::SlotBusy, S), [Action::Show(State::StandingBy, None)]);
         assert_eq!(m.step(Input::SlotOwned, S), [Action::Show(State::Starting, None), Action::StartSink]);
         assert_eq!(m.step(Input::Recovered, S), [Action::Show(State::Streaming, None)]);
@@ -378,7 +405,31 @@ mod tests {
         m.step(Input::ReaderGone(Gone::Released), S);
         let until = m.due().expect("waiting");
         assert_eq!(m.step(Input::Tick, until - Duration::from_millis(1)), []);
-        assert_eq!(m.step(Input::Tick, until), [Action::StartReader]);
+        assert_eq!(m.step(Input::Tick, until), [Action::StartReader { settle_before: None }]);
+    }
+
+    #[test]
+    fn a_rejected_event_halts_after_everything_before_it_is_published() {
+        let mut m = streaming();
+        let rejected = || Gone::Rejected(Fault::new(Code::EventTooLarge, "x"), Lsn(7));
+        m.step(Input::ReaderGone(rejected()), S);
+        m.step(Input::SinkGone(None), S);
+        assert_eq!(m.step(Input::Tick, 2 * S), [Action::StartReader { settle_before: Some(Lsn(7)) }]);
+        m.step(Input::SlotOwned, 2 * S);
+        m.step(Input::Recovered, 2 * S);
+        m.step(Input::ReaderGone(rejected()), 2 * S);
+        let actions = m.step(Input::SinkGone(None), 2 * S);
+        assert!(matches!(&actions[..], [Action::Show(State::Halted, Some(_))]), "{actions:?}");
+    }
+
+    #[test]
+    fn a_pause_is_shown_whichever_thread_speaks_first() {
+        let mut m = machine();
+        m.step(Input::Start, S);
+        m.step(Input::SlotOwned, S);
+        m.step(Input::Paused(true), S);
+        assert_eq!(m.step(Input::Recovered, S), [Action::Show(State::Paused, None)]);
+        assert_eq!(m.step(Input::Paused(false), S), [Action::Show(State::Streaming, None)]);
     }
 
     #[test]

@@ -288,3 +288,17 @@ fn old_commits_carry_the_relays_time() {
     assert!(String::from_utf8_lossy(&set.batches[0].bytes).contains("pb-ts"));
     assert_eq!(intake.retimed(), 1);
 }
+
+#[test]
+fn a_settled_transaction_shares_no_set_with_those_before_it() {
+    let mut intake = intake(&first(), Transaction::default());
+    intake.settle_before(Lsn(110));
+    let one = |commit_lsn: u64| [begin(commit_lsn), row("a", None), commit(commit_lsn, commit_lsn + 8)];
+    feed(&mut intake, &[outbox()]);
+    feed(&mut intake, &one(90));
+    feed(&mut intake, &one(100));
+    feed(&mut intake, &[begin(110), row("b", None)]);
+    let sets = intake.take_sealed();
+    assert_eq!(sets.len(), 1);
+    assert_eq!((sets[0].events, sets[0].end.commit_lsn), (2, Lsn(100)));
+}
