@@ -254,22 +254,24 @@ fn publication_query(name: &str) -> String {
 }
 
 /// A row for each published column: is it the table itself (or a partition of it), filter, column.
+/// By the catalogs alone: the role needs no privilege on the table or its schema.
 fn published_table_query(publication: &str, table: &TableName) -> String {
-    let own = format!(
-        "t.schemaname = {} AND t.tablename = {}",
-        quote_literal(&table.schema),
-        quote_literal(&table.name)
-    );
-    let relation =
-        format!("{}.{}", super::quote_identifier(&table.schema), super::quote_identifier(&table.name));
     format!(
-        "SELECT {own}, t.rowfilter, CASE WHEN {own} THEN c.name END \
-         FROM pg_catalog.pg_publication_tables t \
-         CROSS JOIN LATERAL unnest(coalesce(nullif(t.attnames, '{{}}'), '{{NULL}}')) AS c(name) \
-         WHERE t.pubname = {} AND (({own}) OR format('%I.%I', t.schemaname, t.tablename)::regclass IN \
-         (SELECT relid FROM pg_catalog.pg_partition_tree(to_regclass({}))))",
-        quote_literal(publication),
-        quote_literal(&relation),
+        "WITH asked AS (SELECT c.oid FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = {schema} AND c.relname = {name}), \
+         tree AS (SELECT oid, true AS own FROM asked UNION ALL \
+             SELECT t.relid::oid, false FROM asked, pg_catalog.pg_partition_tree(asked.oid) t \
+             WHERE t.relid <> asked.oid) \
+         SELECT tree.own, p.rowfilter, CASE WHEN tree.own THEN a.name END FROM tree \
+         JOIN pg_catalog.pg_class c ON c.oid = tree.oid \
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         JOIN pg_catalog.pg_publication_tables p \
+             ON p.schemaname = n.nspname AND p.tablename = c.relname AND p.pubname = {publication} \
+         LEFT JOIN LATERAL unnest(p.attnames) AS a(name) ON true",
+        schema = quote_literal(&table.schema),
+        name = quote_literal(&table.name),
+        publication = quote_literal(publication),
     )
 }
 
