@@ -1,8 +1,8 @@
 //! x
 #[expect(dead_code, reason = "not every test needs all of the harness")]
 mod harness;
-use harness::*;
-use pillarbox_lab::*;
+use harness::site::Site;
+use pillarbox_lab::{KafkaOptions, PostgresOptions};
 use std::time::Duration;
 
 #[test]

@@ -13,12 +13,7 @@
 //! Must never leave a process behind, and never reach into the relay: only what a user has, that is files,
 //! commands, signals and HTTP.
 
-mod dice;
-mod relay;
-mod site;
-mod until;
-
-pub(crate) use dice::{Dice, number};
-pub(crate) use relay::Relay;
-pub(crate) use site::{Answer, Configuration, Site};
-pub(crate) use until::until;
+pub(crate) mod dice;
+pub(crate) mod relay;
+pub(crate) mod site;
+pub(crate) mod until;

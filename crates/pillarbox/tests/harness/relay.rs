@@ -14,7 +14,7 @@ use pillarbox_lab::process::{Launch, ServerProcess};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::until;
+use super::until::until;
 
 /// The program under test.
 pub(super) const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");

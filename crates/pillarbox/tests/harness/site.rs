@@ -13,7 +13,7 @@ use pillarbox_lab::workload::{self, Log, WorkloadOptions};
 use pillarbox_lab::{Kafka, KafkaOptions, Postgres, PostgresOptions, consumer, ports, wal};
 
 use super::relay::{BINARY, Relay};
-use super::until;
+use super::until::until;
 
 /// The database everything is in.
 const DATABASE: &str = "postgres";
@@ -117,7 +117,8 @@ impl Site {
     /// # Panics
     /// Where it does not end in time.
     pub(crate) fn command(&self, words: &[&str], configuration: &Configuration) -> Answer {
-        let [out, err] = ["stdout", "stderr"].map(|name| self.dir.path().join(format!("{}.{name}", words[0])));
+        let [out, err] =
+            ["stdout", "stderr"].map(|name| self.dir.path().join(format!("{}.{name}", words[0])));
         let open = |path: &Path| Stdio::from(File::create(path).expect("a file"));
         let mut command = Command::new(BINARY);
         command.args(words).arg("-c").arg(&configuration.file);
