@@ -95,7 +95,16 @@ pub fn install(
     progress: &dyn Fn(Progress),
     fill: impl FnOnce(&Path) -> Result<(), LabError>,
 ) -> Result<PathBuf, LabError> {
-    let cache = dir()?;
+    install_in(&dir()?, name, progress, fill)
+}
+
+/// The same in a given cache folder.
+fn install_in(
+    cache: &Path,
+    name: &str,
+    progress: &dyn Fn(Progress),
+    fill: impl FnOnce(&Path) -> Result<(), LabError>,
+) -> Result<PathBuf, LabError> {
     let target = cache.join(name);
     if target.is_dir() {
         return Ok(target);
@@ -111,8 +120,8 @@ pub fn install(
     }
     let temporary = tempfile::Builder::new()
         .prefix(".incoming-")
-        .tempdir_in(&cache)
-        .map_err(LabError::io("make a folder in", &cache))?;
+        .tempdir_in(cache)
+        .map_err(LabError::io("make a folder in", cache))?;
     fill(temporary.path())?;
     open_tree(temporary.path())?;
     fs::rename(temporary.path(), &target).map_err(LabError::io("put in place", &target))?;
@@ -133,4 +142,53 @@ fn open_tree(path: &Path) -> Result<(), LabError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_failed_fill_leaves_nothing_and_can_be_repeated() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let fail = |dir: &Path| {
+            fs::write(dir.join("half"), "x").expect("written");
+            Err(LabError::JavaMissing)
+        };
+        assert!(install_in(cache.path(), "server", &quiet, fail).is_err());
+        assert!(!cache.path().join("server").exists());
+        let dir = install_in(cache.path(), "server", &quiet, |dir| {
+            fs::write(dir.join("whole"), "x").map_err(LabError::io("write", dir))
+        });
+        let names = fs::read_dir(dir.expect("filled")).expect("read").map(|e| e.expect("read").file_name());
+        assert_eq!(names.collect::<Vec<_>>(), ["whole"]);
+    }
+
+    #[test]
+    fn many_callers_fill_once_and_all_get_it() {
+        let cache = tempfile::tempdir().expect("a folder");
+        let fills = AtomicU32::new(0);
+        let install = || {
+            install_in(cache.path(), "server", &quiet, |dir| {
+                fills.fetch_add(1, Ordering::Relaxed);
+                fs::create_dir(dir.join("bin")).map_err(LabError::io("make", dir))
+            })
+        };
+        std::thread::scope(|scope| {
+            let callers: Vec<_> = (0..8).map(|_| scope.spawn(install)).collect();
+            for caller in callers {
+                assert!(caller.join().expect("no panic").expect("filled").join("bin").is_dir());
+            }
+        });
+        assert_eq!(fills.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn the_account_of_servers_can_enter_the_cache() {
+        let closed = tempfile::tempdir().expect("a folder of mode 0700");
+        assert!(!is_root() || !reachable_by_others(&closed.path().join("pillarbox")));
+        assert!(reachable_by_others(Path::new("/var/cache/not-made-yet")));
+    }
 }

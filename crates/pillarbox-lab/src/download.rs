@@ -100,7 +100,7 @@ fn kafka_pom(version: &str) -> String {
 /// Runs one goal of the dependency plugin in `dir`.
 fn maven(goal: &str, options: &[String], dir: &Path, wanted: &str) -> Result<(), LabError> {
     let output = Command::new("mvn")
-        .args(["-q", "-B", &format!("{PLUGIN}:{goal}")])
+        .args(["-q", "-B", "-Dstyle.color=never", &format!("{PLUGIN}:{goal}")])
         .args(options)
         .current_dir(dir)
         .output()

@@ -1,4 +1,4 @@
-//! Temporary data folders that go with the process that made them, even where it was killed.
+//! Data folders: temporary ones that go with the process that made them, even where it was killed; copies.
 //!
 //! Each holds a file that its maker keeps locked; a later run removes folders whose lock is free. Must never
 //! remove a folder that is in use, or that another user made.
@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -70,6 +71,19 @@ fn made_by_us(path: &Path, account: Option<Account>) -> bool {
 /// True if nobody holds the folder's lock. A folder without one is being made.
 fn abandoned(path: &Path) -> bool {
     File::open(path.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok())
+}
+
+/// Copies a folder with owners, modes and times; `cp` knows sparse files and reflinks.
+pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<(), LabError> {
+    let output = Command::new("cp")
+        .args(["-a", "--reflink=auto", "--no-target-directory", "--"])
+        .args([from, to])
+        .output()
+        .map_err(LabError::io("run", "cp"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(LabError::Setup { name: "cp", output: crate::download::last_lines(&output) })
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use rustix::process::Signal;
 
 use crate::account::{Account, give, give_tree, server_account};
 use crate::cache::{Progress, quiet};
-use crate::folder::Temporary;
+use crate::folder::{self, Temporary};
 use crate::process::{Launch, ServerProcess, on_path};
 use crate::sql::{self, TextRow, literal};
 use crate::{LabError, download, ports};
@@ -192,7 +192,7 @@ impl Postgres {
         if running {
             self.freeze(true)?;
         }
-        let copied = copy_tree(&self.data, path);
+        let copied = folder::copy_tree(&self.data, path);
         if running {
             self.freeze(false)?;
         }
@@ -400,17 +400,4 @@ fn data_folder(
     fs::create_dir(&data).map_err(LabError::io("make", &data))?;
     give(&data, account)?;
     Ok((data, Some(temporary)))
-}
-
-/// Copies a folder with owners, modes and times; `cp` knows sparse files and reflinks.
-fn copy_tree(from: &Path, to: &Path) -> Result<(), LabError> {
-    let output = Command::new("cp")
-        .args(["-a", "--reflink=auto", "--no-target-directory", "--"])
-        .args([from, to])
-        .output()
-        .map_err(LabError::io("run", "cp"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(LabError::Setup { name: "cp", output: download::last_lines(&output) })
 }

@@ -146,7 +146,10 @@ impl Broker {
             ("transaction.state.log.num.partitions", "8"),
             ("share.coordinator.state.topic.num.partitions", "1"),
             ("group.initial.rebalance.delay.ms", "0"),
-            ("controlled.shutdown.enable", "true"),
+            // A dead broker is given up after 3 s, not 9: until then its partitions have no leader, and a
+            // restarted one is refused as a duplicate of itself.
+            ("broker.heartbeat.interval.ms", "500"),
+            ("broker.session.timeout.ms", "3000"),
         ];
         let own = setup.options.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let line = |(key, value): (&str, &str)| format!("{key}={value}\n");
