@@ -1,3 +1,84 @@
-//! The bench.
+//! The benches: real servers, the release binary as a child process, events counted at the destination by an
+//! independent reader. Started by `cargo xtask bench`.
+//!
+//! ```text
+//! load -> Postgres -> pillarbox (child) -> Kafka -> reader (librdkafka, read_committed) -> report
+//!                  -> pg_recvlogical (child) -> /dev/null                              ┘
+//! ```
+//! Must never believe what the relay says of itself where the destination can be asked, nor print a number without the
+//! machine and the baseline it was measured beside.
 
-fn main() {}
+mod baseline;
+mod clock;
+mod costs;
+mod destination;
+mod drain;
+mod latency;
+mod load;
+mod machine;
+mod process;
+mod relay;
+mod report;
+mod servers;
+mod statistics;
+mod stream;
+mod takeover;
+#[path = "../tree.rs"]
+mod tree;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", about = "Measure the release binary against real servers")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Options of every bench.
+#[derive(Debug, Clone, clap::Args)]
+struct Common {
+    /// Write to bench/results instead of bench/results/tmp
+    #[arg(long, global = true)]
+    record: bool,
+    /// Major version of Postgres
+    #[arg(long, global = true, default_value_t = 18)]
+    postgres: u32,
+    /// Wait at most so many seconds for a quiet machine before each run
+    #[arg(long, global = true, default_value_t = 60)]
+    quiet_wait: u64,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Rows a second out of a backlog, beside pg_recvlogical on the same WAL
+    Drain(drain::Options),
+    /// Time from COMMIT to a read_committed consumer, at a fixed rate
+    Latency(latency::Options),
+    /// One source transaction of a million rows: time and memory
+    Transaction(drain::TransactionOptions),
+    /// Time from kill -9 of the leading relay to the first event from the other
+    Takeover(takeover::Options),
+}
+
+fn main() -> ExitCode {
+    let Arguments { bench, common } = Arguments::parse();
+    let result = match bench {
+        Bench::Drain(options) => drain::run(&options, &common),
+        Bench::Latency(options) => latency::run(&options, &common),
+        Bench::Transaction(options) => drain::run_transaction(&options, &common),
+        Bench::Takeover(options) => takeover::run(&options, &common),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

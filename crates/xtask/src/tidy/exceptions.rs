@@ -1,9 +1,9 @@
-//! The exceptions to the rules, each with its reason. Two flat tables: a new row is a decision.
+//! The exceptions to the rules, each with its reason. Flat tables: a new row is a decision.
 //!
 //! Must never keep a row that is no longer needed: a stale row is a finding.
 
 use super::source::Source;
-use super::{Finding, shape, words};
+use super::{Finding, layers, shape, words};
 
 /// A file, and why it may do what others may not.
 type Row = (&'static str, &'static str);
@@ -11,16 +11,40 @@ type Row = (&'static str, &'static str);
 /// Files that may be longer than the limit because they are one flat table.
 const FLAT_TABLES: &[Row] = &[];
 
-/// Files that start threads or tasks, and what they start.
+/// Files that start threads or tasks: what they start, and what its end means.
 const SPAWNS: &[Row] = &[
+    (
+        "crates/pillarbox-kafka/src/connection.rs",
+        "a task a connection: ends with its handles; on its end all that is outstanding fails",
+    ),
     (
         "crates/pillarbox-lab/src/process.rs",
         "one thread that starts all servers: they die with the thread that did",
     ),
+    ("crates/pillarbox-lab/src/sql.rs", "a thread a call, so that callers may be inside a runtime; joined"),
     (
-        "crates/pillarbox-lab/src/sql.rs",
-        "a thread per blocking SQL call, so that callers may be inside a runtime",
+        "crates/pillarbox-lab/src/workload.rs",
+        "the thread of a workload and a task a writer; joined for their log",
     ),
+    ("crates/pillarbox-lab/src/workload/writer.rs", "the connection's task: ends with its client"),
+    (
+        "crates/pillarbox-relay/src/pipeline/task.rs",
+        "the threads and tasks of a pipeline: a panic in one ends the process",
+    ),
+    ("crates/pillarbox-relay/src/sql.rs", "the connection's task: ends with its client"),
+    (
+        "crates/pillarbox/src/relay.rs",
+        "the HTTP interface beside a pipeline: its failure leaves the pipeline running",
+    ),
+    ("crates/pillarbox/src/tap.rs", "a task a partition: ends when its receiver is gone"),
+    ("crates/xtask/src/bench/stream.rs", "the writers and the reader of a bench; joined"),
+];
+
+/// Imports against the flow: `stage -> module`, and why the module is not the stage's own.
+const EDGES: &[Row] = &[
+    ("sink -> pipeline::board", "what the outside may see of the sink's work is one board, the pipeline's"),
+    ("sink -> pipeline::intake", "sealed sets are handed over as values"),
+    ("sink -> pipeline::messages", "what the threads tell each other, a plain list of values"),
 ];
 
 pub(super) fn is_flat_table(path: &str) -> bool {
@@ -31,19 +55,28 @@ pub(super) fn may_spawn(path: &str) -> bool {
     SPAWNS.iter().any(|(file, _)| *file == path)
 }
 
+pub(super) fn may_import(edge: &str) -> bool {
+    EDGES.iter().any(|(row, _)| *row == edge)
+}
+
 /// Rows whose file is gone or does not need them any more.
 pub(super) fn stale(sources: &[Source]) -> Vec<Finding> {
     let mut findings = stale_rows(FLAT_TABLES, sources, shape::is_long);
     findings.extend(stale_rows(SPAWNS, sources, words::spawns));
+    let edges: Vec<String> =
+        sources.iter().flat_map(layers::edges_against_the_flow).map(|(edge, _)| edge).collect();
+    let unused = EDGES.iter().filter(|(row, _)| !edges.iter().any(|edge| edge == row));
+    findings.extend(unused.map(stale_row));
     findings
 }
 
 fn stale_rows(rows: &[Row], sources: &[Source], needs: fn(&Source) -> bool) -> Vec<Finding> {
     let needed = |path: &str| sources.iter().any(|source| source.path == path && needs(source));
-    let stale = rows.iter().filter(|(path, _)| !needed(path));
-    stale
-        .map(|(path, reason)| Finding::new(path, 0, format!("exception no longer needed: {reason}")))
-        .collect()
+    rows.iter().filter(|(path, _)| !needed(path)).map(stale_row).collect()
+}
+
+fn stale_row((row, reason): &Row) -> Finding {
+    Finding::new(row, 0, format!("exception no longer needed: {reason}"))
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@
 //! ```
 //! Must never allow an edge backwards: the one way back is a value.
 
-use super::Finding;
-use super::source::{Rust, Source};
+use super::source::{Rust, Source, Token};
+use super::{Finding, exceptions};
 
 /// Where the stages live.
 const STAGES_ROOT: &str = "crates/pillarbox-relay/src/";
@@ -53,15 +53,24 @@ const CRATES: [(&str, &[&str], &[&str]); 5] = [
 pub(super) fn check(source: &Source) -> Vec<Finding> {
     let mut findings = manifest(source);
     if let Some(rust) = source.rust() {
-        findings.extend(stage_imports(source, rust));
+        findings.extend(stage_imports(source));
         findings.extend(purity(source, rust));
     }
     findings
 }
 
-fn stage_imports(source: &Source, rust: &Rust) -> Vec<Finding> {
-    let Some(inside) = source.path.strip_prefix(STAGES_ROOT) else { return Vec::new() };
-    let parts: Vec<&str> = inside.trim_end_matches(".rs").split('/').filter(|part| *part != "mod").collect();
+fn stage_imports(source: &Source) -> Vec<Finding> {
+    let edges = edges_against_the_flow(source).into_iter().filter(|(edge, _)| !exceptions::may_import(edge));
+    edges
+        .map(|(edge, line)| Finding::new(&source.path, line, format!("`{edge}` is against the flow")))
+        .collect()
+}
+
+/// Imports of a stage that are not of an earlier one, as `stage -> module`, with their lines.
+pub(super) fn edges_against_the_flow(source: &Source) -> Vec<(String, usize)> {
+    let inside = source.path.strip_prefix(STAGES_ROOT).and_then(|path| path.strip_suffix(".rs"));
+    let Some((inside, rust)) = inside.zip(source.rust()) else { return Vec::new() };
+    let parts: Vec<&str> = inside.split('/').filter(|part| *part != "mod").collect();
     let own = parts[0];
     let allowed: &[&str] = match STAGES.iter().position(|stage| *stage == own) {
         Some(index) => &STAGES[..=index],
@@ -69,48 +78,30 @@ fn stage_imports(source: &Source, rust: &Rust) -> Vec<Finding> {
         None => return Vec::new(),
     };
     let mut imports = imports(rust, parts.len());
-    imports.retain(|(name, line)| {
-        STAGES.contains(&name.as_str()) && !allowed.contains(&name.as_str()) && !rust.is_test(*line)
+    imports.retain(|(path, line)| {
+        let stage = path.split("::").next().unwrap_or(path);
+        STAGES.contains(&stage) && !allowed.contains(&stage) && !rust.is_test(*line)
     });
-    imports
-        .into_iter()
-        .map(|(name, line)| {
-            Finding::new(&source.path, line, format!("`{own}` imports `{name}`, which comes later"))
-        })
-        .collect()
+    imports.into_iter().map(|(path, line)| (format!("{own} -> {path}"), line)).collect()
 }
 
-/// Modules of the crate's root that a file names, by `crate::` or by as many `super::` as it lies deep.
+/// Modules of the crate that a file names, by `crate::` or by as many `super::` as it lies deep. A module of a module is
+/// named with both, `pipeline::board`; anything else in second place is left out.
 fn imports(rust: &Rust, depth: usize) -> Vec<(String, usize)> {
     let supers = vec!["super ::"; depth].join(" ");
     let mut names = Vec::new();
     for prefix in ["crate ::", supers.as_str()] {
+        let length = prefix.split(' ').count();
         for index in rust.find(prefix) {
-            names.extend(names_after(rust, index + prefix.split(' ').count()));
-        }
-    }
-    names
-}
-
-/// The name at an index, or all first names of a `{ .. }` list that starts there.
-fn names_after(rust: &Rust, index: usize) -> Vec<(String, usize)> {
-    let tokens = &rust.tokens[index.min(rust.tokens.len())..];
-    let Some(first) = tokens.first() else { return Vec::new() };
-    if first.text != "{" {
-        return vec![(first.text.clone(), first.line)];
-    }
-    let (mut depth, mut names) = (0, Vec::new());
-    for pair in tokens.windows(2) {
-        match pair[0].text.as_str() {
-            "{" => depth += 1,
-            "}" => depth -= 1,
-            _ => {}
-        }
-        if depth == 0 {
-            break;
-        }
-        if depth == 1 && matches!(pair[0].text.as_str(), "{" | ",") {
-            names.push((pair[1].text.clone(), pair[1].line));
+            let after: Vec<&Token> = rust.tokens.iter().skip(index + length).take(3).collect();
+            let is_module = |token: &Token| token.text.starts_with(|c: char| c.is_ascii_lowercase());
+            names.extend(match after[..] {
+                [first, colons, second] if colons.text == "::" && is_module(second) => {
+                    Some((format!("{}::{}", first.text, second.text), first.line))
+                }
+                [first, ..] => Some((first.text.clone(), first.line)),
+                [] => None,
+            });
         }
     }
     names
@@ -177,13 +168,15 @@ mod tests {
     #[test]
     fn an_import_against_the_flow_is_found() {
         let cases = [
-            ("decode/mod.rs", "use crate::outbox::Event;", "`decode` imports `outbox`"),
-            ("decode.rs", "use crate::{config::Config, sink::Sink};", "`decode` imports `sink`"),
-            ("decode.rs", "use crate::{config::{A, B}, route};", "`decode` imports `route`"),
-            ("batch/set.rs", "fn f() -> crate::pipeline::State { g() }", "`batch` imports `pipeline`"),
-            ("source/mod.rs", "use super::decode::Change;", "`source` imports `decode`"),
-            ("source/link.rs", "use super::super::decode::Change;", "`source` imports `decode`"),
-            ("position/mod.rs", "use crate::source::Frame;", "`position` imports `source`"),
+            ("decode/mod.rs", "use crate::outbox::Event;", "`decode -> outbox"),
+            ("decode.rs", "use crate::{config::Config, sink::Sink};", "`decode -> sink"),
+            ("decode.rs", "use crate::{config::{A, B}, route};", "`decode -> route"),
+            ("batch/set.rs", "fn f() -> crate::pipeline::State { g() }", "`batch -> pipeline"),
+            ("source/mod.rs", "use super::decode::Change;", "`source -> decode"),
+            ("source/link.rs", "use super::super::decode::Change;", "`source -> decode"),
+            ("sink/commit.rs", "use crate::pipeline::state::State;", "`sink -> pipeline::state`"),
+            ("source/link.rs", "use super::super::{decode::Change, config};", "`source -> decode"),
+            ("position/mod.rs", "use crate::source::Frame;", "`position -> source"),
         ];
         for (path, text, expected) in cases {
             let found = found(&relay(path), text);
@@ -212,6 +205,7 @@ mod tests {
             ("decode/mod.rs", "use tokio::sync::watch;", "`tokio::`"),
             ("route.rs", "fn f() { std::env::var(\"A\"); }", "`std::env`"),
             ("position/confirm.rs", "use std::net::TcpStream;", "`std::net`"),
+            ("position/confirm.rs", "use std::{io, net::TcpStream};", "`std::net`"),
             ("pipeline/pace.rs", "fn f() { Instant::now(); }", "`Instant::now`"),
             ("pipeline/state.rs", "use std::time::SystemTime;", "`SystemTime`"),
             ("pipeline/intake.rs", "fn f() { std::thread::yield_now(); }", "`std::thread`"),

@@ -54,6 +54,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut findings = check(&sources);
     findings.extend(history::check(&history::subjects()?));
     findings.sort();
+    findings.dedup();
     for finding in &findings {
         eprintln!("{finding}");
     }

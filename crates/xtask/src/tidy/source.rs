@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Span, TokenStream, TokenTree};
 use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
@@ -29,6 +29,7 @@ pub(crate) struct Rust {
 }
 
 /// An identifier, a delimiter, or punctuation with `::` as one token. Literals are left out: `""` stands for each.
+/// Imports with a list stand at the end once more, one path each: `use a::{b, c::d}` is also `use a::b; use a::c::d;`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Token {
     pub(crate) text: String,
@@ -70,8 +71,8 @@ impl Source {
 impl Rust {
     fn parse(path: &str, text: &str) -> syn::Result<Rust> {
         let mut rust = Rust::default();
-        rust.visit_file(&syn::parse_file(text)?);
         flatten(text.parse()?, &mut rust.tokens);
+        rust.visit_file(&syn::parse_file(text)?);
         if is_test_file(path) {
             rust.tests = vec![1..=usize::MAX];
         }
@@ -106,6 +107,12 @@ impl<'ast> Visit<'ast> for Rust {
         visit::visit_item(self, item);
     }
 
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        if has_list(&item.tree) {
+            expand(&item.tree, &[], &mut self.tokens);
+        }
+    }
+
     fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
         self.function(&item.sig, &item.block);
         visit::visit_item_fn(self, item);
@@ -129,6 +136,29 @@ impl Rust {
         let line = signature.fn_token.span.start().line;
         let length = block.brace_token.span.close().end().line + 1 - line;
         self.functions.push(Function { name: signature.ident.to_string(), line, length });
+    }
+}
+
+/// Writes each path of an import as tokens.
+fn expand(tree: &syn::UseTree, path: &[Token], into: &mut Vec<Token>) {
+    let token = |text: &str, span: Span| Token { text: text.into(), line: span.start().line };
+    let longer = |ident: &syn::Ident| {
+        [path, &[token(&ident.to_string(), ident.span()), token("::", ident.span())]].concat()
+    };
+    match tree {
+        syn::UseTree::Path(part) => expand(&part.tree, &longer(&part.ident), into),
+        syn::UseTree::Group(group) => group.items.iter().for_each(|tree| expand(tree, path, into)),
+        syn::UseTree::Name(name) => into.extend(longer(&name.ident)),
+        syn::UseTree::Rename(rename) => into.extend(longer(&rename.ident)),
+        syn::UseTree::Glob(_) => into.extend_from_slice(path),
+    }
+}
+
+/// True if an import has a list; one without stands among the tokens as it is.
+fn has_list(tree: &syn::UseTree) -> bool {
+    match tree {
+        syn::UseTree::Path(part) => has_list(&part.tree),
+        other => matches!(other, syn::UseTree::Group(_)),
     }
 }
 

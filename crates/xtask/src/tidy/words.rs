@@ -138,6 +138,8 @@ mod tests {
             ("src/a.rs", "fn f() { tokio::spawn(g()); }", "a task is spawned"),
             ("src/a.rs", "fn f() { std::thread::\n    spawn(g); }", "a task is spawned"),
             ("src/a.rs", "fn f() { thread::Builder::new(); }", "a task is spawned"),
+            ("src/a.rs", "use std::thread::{scope, sleep};", "a task is spawned"),
+            ("src/a.rs", "use tokio::{net, task::{self, spawn}};", "a task is spawned"),
             ("src/a.rs", "async fn f() { spawn_blocking(g).await; }", "a task is spawned"),
         ];
         for (path, text, expected) in cases {

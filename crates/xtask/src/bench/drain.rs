@@ -1,0 +1,311 @@
+//! `bench drain` and `bench transaction`: how fast a backlog leaves the WAL, beside `pg_recvlogical` on the same WAL.
+//!
+//! ```text
+//! setup N pipelines, base slot -> fill once -> per round: pg_recvlogical | pillarbox, in turns -> read back, compare
+//! ```
+//! A run counts only if the destination holds every row once and in order. Must never time the reading back.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
+use tempfile::TempDir;
+
+use crate::costs::{Costs, Watch};
+use crate::destination::{Contents, Progress};
+use crate::load::{self, Backlog};
+use crate::machine::wait_quiet;
+use crate::relay::{self, Pipeline};
+use crate::servers::Servers;
+use crate::statistics::{Spread, cell};
+use crate::{Common, baseline, process, report};
+
+/// How often end offsets and CPU are looked at: fine enough for a drain of seconds, cheap for the broker.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Nothing more arrives: the drain is over.
+const QUIET: Duration = Duration::from_secs(1);
+/// A drain that takes longer is a failure.
+const DRAIN_MAX: Duration = Duration::from_secs(600);
+
+/// Options of `bench drain`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// Rows in the backlog
+    #[arg(long, default_value_t = 1_000_000)]
+    rows: u64,
+    /// Rows in each source transaction
+    #[arg(long, default_value_t = 10)]
+    rows_per_transaction: u64,
+    /// Runs of each arm
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Only one of the arms
+    #[arg(long)]
+    only: Option<Arm>,
+}
+
+/// Options of `bench transaction`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct TransactionOptions {
+    /// Rows in the one source transaction
+    #[arg(long, default_value_t = 1_000_000)]
+    rows: u64,
+    /// Runs of each arm
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+}
+
+/// Who drains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Arm {
+    /// pg_recvlogical to a null file
+    Baseline,
+    /// The relay, exactly once into Kafka
+    Pillarbox,
+}
+
+/// One drain by the relay.
+#[derive(Debug, Clone, Serialize)]
+struct RelayRun {
+    /// Rows a second, process start to the last row visible to read_committed.
+    rate: f64,
+    /// The same from the first commit on, without the rows of that commit.
+    rate_from_first_commit: Option<f64>,
+    seconds: f64,
+    first_commit_seconds: f64,
+    relay_cpu_us_per_event: f64,
+    walsender_cpu_s: f64,
+    broker_cpu_s: f64,
+    relay_memory_peak_bytes: Option<u64>,
+    kafka_commits: Option<u64>,
+    /// CPU of others during the run, in cores.
+    foreign_cores: f64,
+    contents: Contents,
+}
+
+/// All runs.
+#[derive(Debug, Serialize)]
+struct Result {
+    rows: u64,
+    rows_per_transaction: u64,
+    wal_bytes: u64,
+    baseline: Vec<baseline::Run>,
+    pillarbox: Vec<RelayRun>,
+    /// Pillarbox against `pg_recvlogical` of the same round.
+    ratio: Option<Spread>,
+}
+
+/// Runs `bench drain`.
+pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
+    let name = match options.rows_per_transaction {
+        10 => "drain".to_owned(),
+        rows => format!("drain-{rows}-per-transaction"),
+    };
+    measure(options, common, &name)
+}
+
+/// Runs `bench transaction`: a drain of one source transaction.
+pub(crate) fn run_transaction(options: &TransactionOptions, common: &Common) -> anyhow::Result<()> {
+    let TransactionOptions { rows, rounds } = *options;
+    measure(&Options { rows, rows_per_transaction: rows, rounds, only: None }, common, "transaction")
+}
+
+fn measure(options: &Options, common: &Common, name: &str) -> anyhow::Result<()> {
+    let with = |arm: Arm| options.only.is_none_or(|only| only == arm);
+    let binary = with(Arm::Pillarbox).then(relay::build).transpose()?;
+    let dir = open_dir()?;
+    let mut servers = Servers::start(common.postgres)?;
+    if with(Arm::Baseline) {
+        baseline::prepare(&servers)?;
+    }
+    let mut pipelines = Vec::new();
+    for round in 1..=binary.as_ref().map_or(0, |_| options.rounds) {
+        let path = binary.as_deref().context("no binary")?;
+        let pipeline = Pipeline::new(&servers, path, dir.path(), &format!("bench{round}"), 1)?;
+        pipeline.setup(&mut servers)?;
+        pipelines.push(pipeline);
+    }
+    let backlog = load::fill(&servers, options.rows, options.rows_per_transaction)?;
+    let mut result = Result {
+        rows: backlog.rows,
+        rows_per_transaction: options.rows_per_transaction,
+        wal_bytes: backlog.wal_bytes,
+        baseline: Vec::new(),
+        pillarbox: Vec::new(),
+        ratio: None,
+    };
+    for round in 1..=options.rounds {
+        for arm in turn(round).into_iter().filter(|arm| with(*arm)) {
+            let load = wait_quiet(Duration::from_secs(common.quiet_wait));
+            eprintln!("bench: round {round}, {arm:?}; others use {load:.2} cores");
+            match arm {
+                Arm::Baseline => result.baseline.push(baseline::run(&servers, &backlog, round, dir.path())?),
+                Arm::Pillarbox => {
+                    let pipeline = &pipelines[round as usize - 1];
+                    result.pillarbox.push(drain(&servers, pipeline, &backlog)?);
+                }
+            }
+        }
+    }
+    result.ratio =
+        Spread::of(result.pillarbox.iter().zip(&result.baseline).map(|(ours, base)| ours.rate / base.rate));
+    report::write(common, name, &servers.versions, &result, &markdown(&result))
+}
+
+/// The arms take turns in going first.
+fn turn(round: u32) -> [Arm; 2] {
+    if round % 2 == 1 { [Arm::Baseline, Arm::Pillarbox] } else { [Arm::Pillarbox, Arm::Baseline] }
+}
+
+/// A folder for configuration and logs that the account of the relay can enter.
+pub(crate) fn open_dir() -> anyhow::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("pillarbox-bench-").permissions(Permissions::from_mode(0o755));
+    builder.tempdir().context("cannot make a folder")
+}
+
+/// What was seen at one moment.
+struct Look {
+    at: Instant,
+    costs: Costs,
+}
+
+/// Starts a relay on the backlog and watches until all of it has arrived.
+fn drain(servers: &Servers, pipeline: &Pipeline, backlog: &Backlog) -> anyhow::Result<RelayRun> {
+    servers.sql("CHECKPOINT")?;
+    let offsets = pipeline.destination.watch()?;
+    let mut progress = Progress::default();
+    progress.add(Instant::now(), offsets.get()?);
+    // One row more than the backlog: the marker behind it.
+    let rows = backlog.rows + 1;
+    let mut relay = pipeline.start()?;
+    let mut watch = Watch::start(servers, relay.pid(), &pipeline.slot(), relay.started);
+    let mut looks = Vec::new();
+    let mut moved = Instant::now();
+    while progress.total() < i64::try_from(rows)? || moved.elapsed() < QUIET {
+        std::thread::sleep(LOOK_EVERY);
+        let (at, costs) = (Instant::now(), watch.look());
+        if progress.add(at, offsets.get()?) {
+            moved = at;
+        }
+        looks.push(Look { at, costs });
+        relay.ensure_running()?;
+        ensure!(
+            relay.started.elapsed() < DRAIN_MAX,
+            "not drained in {DRAIN_MAX:?}:\n{}",
+            pipeline.last_words()
+        );
+    }
+    let memory_peak = process::memory_peak(relay.pid());
+    let (started, commits) = (relay.started, relay.commits());
+    relay.stop()?;
+    let contents = pipeline.destination.read(rows)?;
+    contents.ensure_exact()?;
+    let mut run = evaluate(backlog.rows, started, &progress, &looks, contents)?;
+    (run.relay_memory_peak_bytes, run.kafka_commits) = (memory_peak, commits);
+    Ok(run)
+}
+
+fn evaluate(
+    rows: u64,
+    started: Instant,
+    progress: &Progress,
+    looks: &[Look],
+    contents: Contents,
+) -> anyhow::Result<RelayRun> {
+    let complete = progress.complete(&contents.ranges).context("the end was not seen")?;
+    let (first, visible) = progress.first().context("the first commit was not seen")?;
+    let costs = looks.iter().find(|look| look.at >= complete).context("no look at the end")?.costs;
+    let seconds = (complete - started).as_secs_f64();
+    let rest = (rows as f64 - visible as f64).max(0.0);
+    let rest_seconds = (complete - first).as_secs_f64();
+    Ok(RelayRun {
+        rate: rows as f64 / seconds,
+        rate_from_first_commit: (rest_seconds > 0.0).then(|| rest / rest_seconds),
+        seconds,
+        first_commit_seconds: (first - started).as_secs_f64(),
+        relay_cpu_us_per_event: costs.client.as_secs_f64() * 1e6 / rows as f64,
+        walsender_cpu_s: costs.walsender.as_secs_f64(),
+        broker_cpu_s: costs.broker.as_secs_f64(),
+        relay_memory_peak_bytes: None,
+        kafka_commits: None,
+        foreign_cores: costs.cores(costs.foreign),
+        contents,
+    })
+}
+
+fn markdown(result: &Result) -> String {
+    let Result { rows, rows_per_transaction, wal_bytes, baseline, pillarbox, ratio } = result;
+    let base = |get: fn(&baseline::Run) -> f64, unit, decimals| {
+        cell(baseline.iter().map(|run| Some(get(run))), unit, decimals)
+    };
+    let ours =
+        |get: fn(&RelayRun) -> Option<f64>, unit, decimals| cell(pillarbox.iter().map(get), unit, decimals);
+    let per_event = 1.0 / 1e6 * *rows as f64;
+    let lines = [
+        (
+            "rows/s, process start to last row, thousands",
+            base(|r| r.rate, 1e3, 1),
+            ours(|r| Some(r.rate), 1e3, 1),
+        ),
+        ("rows/s from the first commit, thousands", "-".into(), ours(|r| r.rate_from_first_commit, 1e3, 1)),
+        ("process start to first commit, s", "-".into(), ours(|r| Some(r.first_commit_seconds), 1.0, 2)),
+        (
+            "client CPU, us per event",
+            base(|r| r.client_cpu_s, per_event, 2),
+            ours(|r| Some(r.relay_cpu_us_per_event), 1.0, 2),
+        ),
+        (
+            "walsender CPU, us per event",
+            base(|r| r.walsender_cpu_s, per_event, 2),
+            ours(|r| Some(r.walsender_cpu_s), per_event, 2),
+        ),
+        ("broker CPU, us per event", "-".into(), ours(|r| Some(r.broker_cpu_s), per_event, 2)),
+        (
+            "peak resident memory, MiB",
+            "-".into(),
+            ours(|r| r.relay_memory_peak_bytes.map(|b| b as f64), 1048576.0, 1),
+        ),
+        ("Kafka transactions", "-".into(), ours(|r| r.kafka_commits.map(|n| n as f64), 1.0, 0)),
+        ("CPU of others, cores", base(|r| r.foreign_cores, 1.0, 2), ours(|r| Some(r.foreign_cores), 1.0, 2)),
+    ];
+    let table: String =
+        lines.iter().map(|(what, base, ours)| format!("| {what} | {base} | {ours} |\n")).collect();
+    let ratio = ratio.map_or("-".into(), |ratio| ratio.text(1.0, 2));
+    format!(
+        "Backlog of {rows} rows, {rows_per_transaction} a transaction, {} MB of WAL; median (min-max) of {} runs, arms in \
+         turns. The relay's topic was read back after every run: each row once, in commit order.\n\n\
+         | | pg_recvlogical to null | pillarbox into Kafka |\n| --- | --- | --- |\n{table}\n\
+         pillarbox / pg_recvlogical, process start to last row: **{ratio}**\n",
+        wal_bytes >> 20,
+        baseline.len().max(pillarbox.len()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_timed_from_start_to_the_last_row() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut progress = Progress::default();
+        for (ms, end) in [(0, 0), (500, 100), (1000, 1000), (1500, 1002)] {
+            progress.add(at(ms), vec![end]);
+        }
+        let client = |ms: u64| Costs { client: Duration::from_millis(ms), ..Costs::default() };
+        let looks: Vec<Look> = [(500, 1), (1000, 4), (1500, 9)]
+            .map(|(ms, used)| Look { at: at(ms), costs: client(used) })
+            .into();
+        let contents = Contents { rows: 1000, ranges: vec![Some((0, 998))], ..Contents::default() };
+        let run = evaluate(1000, start, &progress, &looks, contents).expect("complete");
+        assert_eq!((run.rate, run.first_commit_seconds), (1000.0, 0.5));
+        assert_eq!(run.rate_from_first_commit, Some(1800.0));
+        assert_eq!(run.relay_cpu_us_per_event, 4.0);
+    }
+}

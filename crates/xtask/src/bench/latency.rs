@@ -1,0 +1,217 @@
+//! `bench latency`: from COMMIT returned to receipt by a read_committed consumer, at a fixed rate, one event a
+//! transaction.
+//!
+//! Rows are due at intended times, so that a stall shows in every row it delayed (no coordinated omission). Must never
+//! mix the warm-up into the figures.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::costs::{Costs, Watch};
+use crate::load::Schedule;
+use crate::machine::wait_quiet;
+use crate::relay::{self, Pipeline, Relay};
+use crate::servers::{DATABASE, Servers};
+use crate::stream::Stream;
+use crate::{Common, drain, process, report};
+
+/// Connections that write: one slow commit must not delay the next row.
+const WRITERS: usize = 4;
+/// The longest latency a histogram holds, in microseconds; longer ones count as this.
+const LATENCY_MAX_US: u64 = 600_000_000;
+
+/// Options of `bench latency`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// Transactions a second; may be given several times
+    #[arg(long, default_values_t = [100, 1000])]
+    rate: Vec<u32>,
+    /// Seconds that count
+    #[arg(long, default_value_t = 30)]
+    seconds: u32,
+    /// Seconds before that
+    #[arg(long, default_value_t = 10)]
+    warm_up: u32,
+    /// Runs at each rate
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+}
+
+/// A distribution in milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Percentiles {
+    p50: f64,
+    p90: f64,
+    p99: f64,
+    p999: f64,
+    max: f64,
+}
+
+/// One run at one rate.
+#[derive(Debug, Clone, Serialize)]
+struct Run {
+    rate: u32,
+    events: u64,
+    /// COMMIT returned -> received. Zero where the event was received first: that is possible, as the walsender may send
+    /// before the writer is woken.
+    commit_to_receipt: Percentiles,
+    received_first: u64,
+    /// The moment the row was due -> received: what a user of a busy system sees.
+    due_to_receipt: Percentiles,
+    /// The moment the row was due -> COMMIT returned: the load itself.
+    due_to_commit: Percentiles,
+    kafka_commits_per_second: Option<f64>,
+    relay_cores: f64,
+    walsender_cores: f64,
+    broker_cores: f64,
+    relay_memory_peak_bytes: Option<u64>,
+    foreign_cores_before: f64,
+}
+
+/// What was used while the figures were taken.
+struct Window {
+    costs: Costs,
+    commits: Option<u64>,
+}
+
+/// Runs `bench latency`.
+pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
+    let binary = relay::build()?;
+    let dir = drain::open_dir()?;
+    let mut servers = Servers::start(common.postgres)?;
+    let mut runs = Vec::new();
+    for round in 1..=options.rounds {
+        for &rate in &options.rate {
+            let name = format!("bench{rate}_{round}");
+            let pipeline = Pipeline::new(&servers, &binary, dir.path(), &name, 1)?;
+            pipeline.setup(&mut servers)?;
+            let foreign = wait_quiet(Duration::from_secs(common.quiet_wait));
+            eprintln!("bench: round {round}, {rate} transactions/s; others use {foreign:.2} cores");
+            let mut run = measure(&servers, &pipeline, rate, options)?;
+            run.foreign_cores_before = foreign;
+            runs.push(run);
+        }
+    }
+    report::write(common, "latency", &servers.versions, &runs, &markdown(&runs, options))
+}
+
+fn measure(servers: &Servers, pipeline: &Pipeline, rate: u32, options: &Options) -> anyhow::Result<Run> {
+    servers.sql("TRUNCATE outbox")?;
+    servers.sql("CHECKPOINT")?;
+    let mut relay = pipeline.start()?;
+    relay.wait_state("streaming")?;
+    let warm_up = u64::from(rate * options.warm_up);
+    let count = warm_up + u64::from(rate * options.seconds);
+    let stream = Stream::new(Schedule { start: Instant::now(), rate: f64::from(rate), count });
+    let url = servers.postgres.superuser_url(DATABASE);
+    let mut watch = Watch::start(servers, relay.pid(), &pipeline.slot(), relay.started);
+    let window = stream.run(&url, WRITERS, &pipeline.destination, |stream| {
+        window(&stream.schedule, warm_up, &mut watch, &relay)
+    })?;
+    let memory_peak = process::memory_peak(relay.pid());
+    relay.stop()?;
+    evaluate(&stream, rate, warm_up, &window, memory_peak)
+}
+
+/// Waits for the warm-up and for the rest of the schedule, and takes what was used in between.
+fn window(schedule: &Schedule, warm_up: u64, watch: &mut Watch<'_>, relay: &Relay) -> anyhow::Result<Window> {
+    let until = |n: u64| sleep(schedule.intended(n).saturating_duration_since(Instant::now()));
+    until(warm_up);
+    let (before, commits_before) = (watch.look(), relay.commits());
+    until(schedule.count);
+    let (after, commits) = (watch.look(), relay.commits());
+    let commits = commits.zip(commits_before).map(|(after, before)| after - before);
+    Ok(Window { costs: after.since(before), commits })
+}
+
+fn evaluate(
+    stream: &Stream,
+    rate: u32,
+    warm_up: u64,
+    window: &Window,
+    relay_memory_peak_bytes: Option<u64>,
+) -> anyhow::Result<Run> {
+    let new = || Histogram::<u64>::new_with_max(LATENCY_MAX_US, 3);
+    let (mut receipt, mut due_receipt, mut due_commit) = (new()?, new()?, new()?);
+    let mut received_first = 0;
+    for n in warm_up..stream.schedule.count {
+        let Some((committed, received)) = stream.commits.get(n).zip(stream.receipts.get(n)) else { continue };
+        let due = stream.schedule.intended(n) - stream.schedule.start;
+        received_first += u64::from(received < committed);
+        receipt.saturating_record(micros(received.saturating_sub(committed)));
+        due_receipt.saturating_record(micros(received.saturating_sub(due)));
+        due_commit.saturating_record(micros(committed.saturating_sub(due)));
+    }
+    let Window { costs, commits } = window;
+    Ok(Run {
+        rate,
+        events: receipt.len(),
+        commit_to_receipt: percentiles(&receipt),
+        received_first,
+        due_to_receipt: percentiles(&due_receipt),
+        due_to_commit: percentiles(&due_commit),
+        kafka_commits_per_second: commits.map(|commits| commits as f64 / costs.elapsed.as_secs_f64()),
+        relay_cores: costs.cores(costs.client),
+        walsender_cores: costs.cores(costs.walsender),
+        broker_cores: costs.cores(costs.broker),
+        relay_memory_peak_bytes,
+        foreign_cores_before: 0.0,
+    })
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(LATENCY_MAX_US)
+}
+
+fn percentiles(histogram: &Histogram<u64>) -> Percentiles {
+    let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e3;
+    Percentiles {
+        p50: at(0.5),
+        p90: at(0.9),
+        p99: at(0.99),
+        p999: at(0.999),
+        max: histogram.max() as f64 / 1e3,
+    }
+}
+
+fn markdown(runs: &[Run], options: &Options) -> String {
+    let mut text = format!(
+        "One event a transaction, {WRITERS} connections, rows due at fixed times; {} s after {} s of warm-up. Milliseconds.\n\n\
+         | tx/s | from -> to | p50 | p90 | p99 | p99.9 | max | Kafka tx/s | relay cores | broker cores | relay MiB |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+        options.seconds, options.warm_up
+    );
+    for run in runs {
+        let commits = run.kafka_commits_per_second.map_or("-".into(), |commits| format!("{commits:.0}"));
+        let memory = run.relay_memory_peak_bytes.map_or("-".into(), |bytes| format!("{}", bytes >> 20));
+        let costs = format!("{commits} | {:.3} | {:.3} | {memory}", run.relay_cores, run.broker_cores);
+        let rate = run.rate;
+        text += &format!("| {rate} | **COMMIT -> received** | {} | {costs} |\n", row(run.commit_to_receipt));
+        text += &format!("| {rate} | due -> received | {} | | | | |\n", row(run.due_to_receipt));
+        text += &format!("| {rate} | due -> COMMIT | {} | | | | |\n", row(run.due_to_commit));
+    }
+    text
+}
+
+fn row(percentiles: Percentiles) -> String {
+    let Percentiles { p50, p90, p99, p999, max } = percentiles;
+    format!("{p50:.2} | {p90:.2} | {p99:.2} | {p999:.2} | {max:.2}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_in_milliseconds() {
+        let mut histogram = Histogram::<u64>::new_with_max(LATENCY_MAX_US, 3).expect("a legal histogram");
+        for us in 1..=1000 {
+            histogram.saturating_record(us * 10);
+        }
+        let found = percentiles(&histogram);
+        assert!((found.p50 - 5.0).abs() < 0.01 && (found.p99 - 9.9).abs() < 0.02, "{found:?}");
+    }
+}
