@@ -13,6 +13,7 @@ use super::facts::{CheckpointFacts, Facts, PostgresFacts, read_postgres};
 use super::plan::{Start, Step, StepKind, plan};
 use crate::config::Config;
 use crate::error::{Code, Fault};
+use crate::sink::read::{End, read};
 use crate::sink::{self, FirstCheckpoint, kafka_fault};
 use crate::source::{Attempt, Connection, SourceError};
 
@@ -147,10 +148,24 @@ impl Work<'_> {
             replace: matches!(start, Start::AdoptedSlot { replace: true, .. }),
         };
         if sink::bootstrap(self.config, &self.cluster, &first).await? {
-            return Ok(());
+            return self.await_readable(resume_lsn).await;
         }
         let message = format!("pipeline {} got a checkpoint while setup ran", self.config.pipeline);
         Err(Fault::new(Code::PipelineBusy, message).hint("run `pillarbox check`: another setup was faster"))
+    }
+}
+
+impl Work<'_> {
+    /// A commit is answered before its marker is in the log: whoever looks after setup must find
+    /// the checkpoint.
+    async fn await_readable(&self, resume_lsn: Lsn) -> Result<(), Fault> {
+        let table = read(&self.cluster, self.config, End::HighWatermark).await?;
+        let found = table.and_then(|table| table.position).map(|position| position.resume_lsn);
+        if found == Some(resume_lsn) {
+            return Ok(());
+        }
+        Err(Fault::new(Code::CheckpointMissing, "the first checkpoint cannot be read back")
+            .hint("run `pillarbox check`, then setup again"))
     }
 }
 
