@@ -193,6 +193,18 @@ fn random_hex() -> String {
     format!("{}{}", &digits[..12], &digits[28..])
 }
 
+/// Runs a task that blocks (a replication connection always does) beside the runtime, and waits
+/// for it. Dropping the wait leaves the task to its own time limits.
+///
+/// # Errors
+/// [`Code::Internal`] when it panicked.
+pub(crate) async fn blocking<T: Send + 'static>(
+    task: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Fault> {
+    let joined = tokio::task::spawn_blocking(task).await;
+    joined.map_err(|_| Fault::new(Code::Internal, "a task beside the runtime panicked"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,6 +14,7 @@ use crate::setup::{
 use crate::source::{
     Attempt, Connection, PublicationState, PublishedTable, SlotInfo, SourceError, quote_identifier,
 };
+use crate::sql::blocking;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,14 +39,9 @@ struct Limits {
 /// Findings, and what the lineage checks need if the pipeline is set up.
 pub(super) async fn look(config: &Config) -> (Vec<Finding>, Option<SourceFacts>) {
     let owned = config.clone();
-    let read = tokio::task::spawn_blocking(move || read(&owned)).await;
-    match read {
-        Ok(Ok((facts, limits, source))) => (judge(config, &facts, &limits), source),
-        Ok(Err(fault)) => (vec![Finding::fault(server(config), fault)], None),
-        Err(_) => {
-            let fault = Fault::new(Code::Internal, "looking at Postgres panicked");
-            (vec![Finding::fault(server(config), fault)], None)
-        }
+    match blocking(move || read(&owned)).await.and_then(|read| read) {
+        Ok((facts, limits, source)) => (judge(config, &facts, &limits), source),
+        Err(fault) => (vec![Finding::fault(server(config), fault)], None),
     }
 }
 

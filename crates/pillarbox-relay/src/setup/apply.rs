@@ -16,6 +16,7 @@ use crate::error::{Code, Fault};
 use crate::sink::read::{End, read};
 use crate::sink::{self, FirstCheckpoint, kafka_fault};
 use crate::source::{Attempt, Connection, SourceError};
+use crate::sql::blocking;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Another setup needs seconds; a slot in creation may wait for a long transaction.
@@ -273,9 +274,4 @@ fn lock(connection: &mut Connection, config: &Config) -> Result<(), Fault> {
             Err(error.fault(&Attempt { message: "cannot lock out other setups", settings: &config.postgres }))
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
-    let joined = tokio::task::spawn_blocking(task).await;
-    joined.map_err(|_| Fault::new(Code::Internal, "a blocking step of setup panicked"))
 }
