@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `site` | Postgres, Kafka, configuration files, one-shot commands, the comparison at the end |
 //! | `relay` | a running `pillarbox run`: killed with the test, its log shown when the test fails |
+//! | `records` | topics read with librdkafka for what the judge does not look at |
 //! | `until` | waiting for something to become true, with a deadline |
 //! | `dice` | everything random, from one seed that is printed |
 //!
@@ -14,6 +15,7 @@
 //! commands, signals and HTTP.
 
 pub(crate) mod dice;
+pub(crate) mod records;
 pub(crate) mod relay;
 pub(crate) mod site;
 pub(crate) mod until;

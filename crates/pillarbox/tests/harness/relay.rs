@@ -6,9 +6,9 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pillarbox_lab::process::{Launch, ServerProcess};
 use rustix::process::Signal;
@@ -28,30 +28,26 @@ const TAIL_LINES: usize = 60;
 /// A running `pillarbox run`. Dropping it kills it.
 pub(crate) struct Relay {
     process: ServerProcess,
+    file: PathBuf,
     port: u16,
     log: PathBuf,
-    started: Instant,
 }
 
 impl Relay {
     /// Starts it; `log` is appended to. Does not wait for anything.
-    pub(super) fn start(file: &std::path::Path, port: u16, log: PathBuf) -> Self {
-        let mut command = Command::new(BINARY);
-        command.arg("run").arg("-c").arg(file).env("RUST_LOG", "info");
-        let started = Instant::now();
-        let launch = Launch { name: "pillarbox run".into(), command, log: log.clone(), account: None };
-        let process = ServerProcess::start(launch).expect("the relay starts");
-        Self { process, port, log, started }
+    pub(super) fn start(file: PathBuf, port: u16, log: PathBuf) -> Self {
+        Self { process: launch(&file, &log), file, port, log }
+    }
+
+    /// Starts it again after its end, as a supervisor would.
+    pub(crate) fn start_again(&mut self) {
+        assert!(!self.process.is_running(), "the relay runs");
+        self.process = launch(&self.file, &self.log);
     }
 
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
-    }
-
-    /// When it was started.
-    pub(crate) fn started(&self) -> Instant {
-        self.started
     }
 
     /// Whether it has not ended.
@@ -111,12 +107,12 @@ impl Relay {
     }
 
     /// Kills it (SIGKILL) and waits until it is gone.
-    pub(crate) fn kill9(mut self) {
+    pub(crate) fn kill9(&mut self) {
         self.process.kill().expect("the relay dies");
     }
 
     /// Sends SIGTERM, and waits for its end.
-    pub(crate) fn terminate(mut self, limit: Duration) -> ExitStatus {
+    pub(crate) fn terminate(&mut self, limit: Duration) -> ExitStatus {
         self.process.signal(Signal::TERM).expect("the relay takes the signal");
         self.wait_end(limit)
     }
@@ -158,6 +154,13 @@ impl Drop for Relay {
             eprintln!("--- {} (pid {}):\n{}", self.log.display(), self.pid(), self.log_tail());
         }
     }
+}
+
+fn launch(file: &Path, log: &Path) -> ServerProcess {
+    let mut command = Command::new(BINARY);
+    command.arg("run").arg("-c").arg(file).env("RUST_LOG", "info");
+    let launch = Launch { name: "pillarbox run".into(), command, log: log.to_owned(), account: None };
+    ServerProcess::start(launch).expect("the relay starts")
 }
 
 /// One request, one answer, connection closed (HTTP/1.0).

@@ -109,7 +109,7 @@ impl Site {
 
     /// Starts a relay with this file.
     pub(crate) fn relay(&self, configuration: &Configuration) -> Relay {
-        Relay::start(&configuration.file, configuration.port, configuration.log.clone())
+        Relay::start(configuration.file.clone(), configuration.port, configuration.log.clone())
     }
 
     /// Runs a one-shot command, `-c FILE` appended, to its end.
@@ -159,7 +159,7 @@ impl Site {
             consumer::read_to_end(&self.kafka.bootstrap(), &topics, READ_MAX).expect("Kafka is read");
         let rules = Rules::all(topics.iter().map(|topic| (topic.as_str(), partitions)));
         let report = history::check(&expected, &observed, &rules);
-        println!("{report:?}");
+        println!("{report}");
         report
     }
 }
