@@ -3,6 +3,7 @@
 //! stdout is data, stderr is talk. Parsing happens here; what an option means is said beside it.
 //! Never connects to anything itself.
 
+mod check;
 mod completions;
 mod config;
 mod dev;
@@ -44,6 +45,8 @@ enum Command {
     Dev(dev::Arguments),
     /// Make database and cluster ready for the pipeline; does only what is missing
     Setup(setup::Arguments),
+    /// Look at everything the pipeline depends on; sends no event
+    Check(check::Arguments),
     /// Relay until a signal ends it
     Run(run::Arguments),
     /// Say how the pipeline is: the relay, the slot and the checkpoint
@@ -90,6 +93,7 @@ impl Cli {
         match &self.command {
             Command::Config(command) => command.wants_json(),
             Command::Setup(arguments) => arguments.wants_json(),
+            Command::Check(arguments) => arguments.wants_json(),
             Command::Status(arguments) => arguments.wants_json(),
             Command::Tap(arguments) => arguments.wants_json(),
             Command::Dev(_)
@@ -108,6 +112,7 @@ impl Cli {
         match self.command {
             Command::Dev(arguments) => arguments.run(),
             Command::Setup(arguments) => arguments.run(),
+            Command::Check(arguments) => arguments.run(),
             Command::Run(arguments) => arguments.run(),
             Command::Status(arguments) => arguments.run(),
             Command::Tap(arguments) => arguments.run(),

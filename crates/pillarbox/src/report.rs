@@ -98,7 +98,7 @@ pub(crate) fn tell(failure: &Failure, json: bool) {
 
 /// A fault as text, several lines.
 pub(crate) fn fault_text(level: Level, fault: &Fault, painted: bool) -> String {
-    let mut text = headline(level, fault.code, &fault.message, painted);
+    let mut text = headline(level, Some(fault.code), &fault.message, painted);
     if let Some(cause) = &fault.cause {
         text.push_str(&format!("  cause: {}\n", indent(cause)));
     }
@@ -121,17 +121,19 @@ pub(crate) fn fault_json(level: Level, fault: &Fault) -> String {
     format!("{value}\n")
 }
 
-fn headline(level: Level, code: Code, message: &str, painted: bool) -> String {
+/// `error[PB-nnnn]: message`, without the brackets where there is no code.
+pub(crate) fn headline(level: Level, code: Option<Code>, message: &str, painted: bool) -> String {
     let word = level.word();
+    let code = code.map(|code| format!("[{code}]")).unwrap_or_default();
     if painted {
-        format!("{}{word}[{code}]\x1b[0m\x1b[1m: {message}\x1b[0m\n", level.paint())
+        format!("{}{word}{code}\x1b[0m\x1b[1m: {message}\x1b[0m\n", level.paint())
     } else {
-        format!("{word}[{code}]: {message}\n")
+        format!("{word}{code}: {message}\n")
     }
 }
 
 /// Further lines stand under the first.
-fn indent(text: &str) -> String {
+pub(crate) fn indent(text: &str) -> String {
     text.replace('\n', "\n        ")
 }
 
@@ -144,7 +146,7 @@ fn problems_text(problems: &Problems, painted: bool) -> String {
 }
 
 fn problem_text(problems: &Problems, problem: &Problem, painted: bool) -> String {
-    let mut text = headline(Level::Error, problem.code, &problem.message, painted);
+    let mut text = headline(Level::Error, Some(problem.code), &problem.message, painted);
     if let Some(place) = problem.place {
         let gutter = " ".repeat(place.line.to_string().len());
         text.push_str(&format!("  --> {}:{}:{}\n", problems.file, place.line, place.column));

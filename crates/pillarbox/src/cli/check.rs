@@ -8,7 +8,7 @@ use pillarbox_relay::error::ExitCode;
 use serde_json::json;
 
 use super::{ConfigFile, Output};
-use crate::report::{Failure, colour};
+use crate::report::{Failure, Level, colour, headline, indent};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -44,7 +44,9 @@ impl Arguments {
 /// A server that cannot be reached has an exit code of its own; any other error is "no".
 fn verdict(findings: &[Finding]) -> Result<(), Failure> {
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
-    let exits: Vec<ExitCode> = errors.map(|finding| finding.code.exit()).collect();
+    // An error without a code is an error all the same.
+    let exits: Vec<ExitCode> =
+        errors.map(|finding| finding.code.map_or(ExitCode::Negative, |code| code.exit())).collect();
     if exits.contains(&ExitCode::Unavailable) {
         return Err(Failure::Answered(ExitCode::Unavailable));
     }
@@ -63,21 +65,19 @@ fn word(severity: Severity) -> &'static str {
 fn table(findings: &[Finding], verbose: bool, painted: bool) -> String {
     let mut text = String::new();
     for finding in findings {
-        let (severity, code, subject) = (finding.severity, finding.code, &finding.subject);
-        if severity == Severity::Ok {
-            if verbose {
-                text.push_str(&format!("ok: {subject}: {}\n", finding.message));
+        let message = format!("{}: {}", finding.subject, finding.message);
+        let level = match finding.severity {
+            Severity::Error => Level::Error,
+            Severity::Warning => Level::Warning,
+            Severity::Ok if verbose => {
+                text.push_str(&format!("ok: {message}\n"));
+                continue;
             }
-            continue;
-        }
-        let mut head = format!("{}[{code}]", word(severity));
-        if painted {
-            let paint = if severity == Severity::Error { "\x1b[1;31m" } else { "\x1b[1;33m" };
-            head = format!("{paint}{head}\x1b[0m");
-        }
-        text.push_str(&format!("{head}: {subject}: {}\n", finding.message));
-        text.extend(finding.cause.iter().map(|cause| format!("  cause: {cause}\n")));
-        text.extend(finding.fix.iter().map(|fix| format!("  fix: {fix}\n")));
+            Severity::Ok => continue,
+        };
+        text.push_str(&headline(level, finding.code, &message, painted));
+        text.extend(finding.cause.iter().map(|cause| format!("  cause: {}\n", indent(cause))));
+        text.extend(finding.fix.iter().map(|fix| format!("  fix: {}\n", indent(fix))));
     }
     let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
     text.push_str(&format!(
@@ -95,7 +95,7 @@ fn json(findings: &[Finding]) -> String {
         .map(|finding| {
             json!({
                 "severity": word(finding.severity),
-                "code": finding.code.to_string(),
+                "code": finding.code.map(|code| code.to_string()),
                 "subject": finding.subject,
                 "message": finding.message,
                 "cause": finding.cause,
@@ -104,4 +104,48 @@ fn json(findings: &[Finding]) -> String {
         })
         .collect();
     format!("{:#}\n", json!(list))
+}
+
+#[cfg(test)]
+mod tests {
+    use pillarbox_relay::error::Code;
+
+    use super::*;
+
+    fn finding(severity: Severity, code: Option<Code>) -> Finding {
+        Finding {
+            code,
+            severity,
+            subject: "slot \"s\"".to_owned(),
+            message: "it is so".to_owned(),
+            cause: None,
+            fix: code.map(|_| "do this\nthen that".to_owned()),
+        }
+    }
+
+    #[test]
+    fn findings_in_words() {
+        let findings = [
+            finding(Severity::Ok, None),
+            finding(Severity::Warning, Some(Code::PgSetting)),
+            finding(Severity::Error, Some(Code::SlotMissing)),
+        ];
+        assert_eq!(
+            table(&findings, false, false),
+            "warning[PB-1022]: slot \"s\": it is so\n  fix: do this\n        then that\n\
+             error[PB-1013]: slot \"s\": it is so\n  fix: do this\n        then that\n\
+             1 errors, 1 warnings, 1 in order\n"
+        );
+        assert!(table(&findings, true, false).starts_with("ok: slot \"s\": it is so\n"));
+    }
+
+    #[test]
+    fn the_verdict_is_the_exit_code() {
+        let exit = |findings: &[Finding]| verdict(findings).err().map(|failure| failure.exit());
+        assert_eq!(exit(&[finding(Severity::Warning, Some(Code::SlotMissing))]), None);
+        let halted = finding(Severity::Error, Some(Code::SlotMissing));
+        assert_eq!(exit(&[halted.clone()]), Some(ExitCode::Negative));
+        let down = finding(Severity::Error, Some(Code::KafkaUnreachable));
+        assert_eq!(exit(&[halted, down]), Some(ExitCode::Unavailable));
+    }
 }
