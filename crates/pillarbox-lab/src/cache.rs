@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn the_account_of_servers_can_enter_the_cache() {
-        let closed = tempfile::tempdir().expect("a folder of mode 0700");
+        let closed = tempfile::tempdir().expect("a folder");
+        fs::set_permissions(closed.path(), Permissions::from_mode(0o700)).expect("closed");
         assert!(!is_root() || !reachable_by_others(&closed.path().join("pillarbox")));
         assert!(reachable_by_others(Path::new("/var/cache/not-made-yet")));
     }

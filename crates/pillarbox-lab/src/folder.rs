@@ -3,8 +3,9 @@
 //! Each holds a file that its maker keeps locked; a later run removes folders whose lock is free. Must never
 //! remove a folder that is in use, or that another user made.
 
-use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -33,6 +34,8 @@ impl Temporary {
         sweep(&parent, account);
         let dir = tempfile::Builder::new()
             .prefix(&format!("{PREFIX}{what}-"))
+            // It will hold records and rows; without this the umask decides who reads them.
+            .permissions(Permissions::from_mode(0o700))
             .tempdir_in(&parent)
             .map_err(LabError::io("make a folder in", &parent))?;
         // Locked before it has its name: a sweep must not find it unlocked.
@@ -47,6 +50,20 @@ impl Temporary {
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
+}
+
+/// Writes a new file that only the account servers run under can read, from its first byte on.
+pub(crate) fn write_secret(path: &Path, text: &str, account: Option<Account>) -> Result<(), LabError> {
+    // A killed run may have left one.
+    let _ = fs::remove_file(path);
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(LabError::io("make", path))?;
+    file.write_all(text.as_bytes()).map_err(LabError::io("write", path))?;
+    give(path, account)
 }
 
 /// Removes folders whose makers are gone. What cannot be removed is left: it is only waste.
@@ -89,6 +106,24 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) -> Result<(), LabError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_temporary_folder_is_closed_to_others() {
+        let folder = Temporary::new("test", None).expect("made");
+        let mode = fs::metadata(folder.path()).expect("there").mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_secret_is_closed_to_others_even_where_an_open_one_was_left() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let path = parent.path().join("secret");
+        fs::write(&path, "left by a killed run").expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(0o666)).expect("opened");
+        write_secret(&path, "s3cret", None).expect("written");
+        assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o600);
+        assert_eq!(fs::read_to_string(&path).expect("there"), "s3cret");
+    }
 
     #[test]
     fn only_abandoned_folders_are_swept() {

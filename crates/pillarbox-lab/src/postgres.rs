@@ -292,8 +292,7 @@ impl Postgres {
         }
         let password_file = self.data.with_extension("password");
         if let Some(password) = &self.options.superuser_password {
-            fs::write(&password_file, password).map_err(LabError::io("write", &password_file))?;
-            give(&password_file, self.account)?;
+            folder::write_secret(&password_file, password, self.account)?;
             command.arg("--auth=scram-sha-256").arg("--pwfile").arg(&password_file);
         } else {
             command.arg("--auth=trust");

@@ -1,7 +1,8 @@
 //! One combined KRaft node (broker and controller) of a lab cluster: its configuration, its data folder, its
 //! JVM. Must never format a folder that holds data already.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -51,7 +52,8 @@ impl Broker {
     ) -> Result<Self, LabError> {
         let dir = root.join(format!("broker-{id}"));
         if !dir.exists() {
-            fs::create_dir(&dir).map_err(LabError::io("make", &dir))?;
+            // Closed to others: it will hold records.
+            DirBuilder::new().mode(0o700).create(&dir).map_err(LabError::io("make", &dir))?;
             give(&dir, setup.account)?;
         }
         Ok(Self { id, ports, dir, process: None })
