@@ -1,0 +1,8 @@
+//! Servers ring: the replication connection against real servers, the oldest and the newest.
+//!
+//! Every case waits for events of the server, never for time to pass.
+
+mod catalog;
+mod refusals;
+mod site;
+mod streams;
