@@ -6,6 +6,7 @@
 //! Topics are never made by accident (`auto.create.topics.enable=false`). Must never listen beyond loopback.
 
 mod broker;
+mod options;
 mod rpc;
 
 use std::fs;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use self::broker::{Broker, ClusterSetup, NodePorts};
+pub use self::options::{KafkaOptions, Profile};
 use crate::account::{Account, give, server_account};
 use crate::cache::{Progress, quiet};
 use crate::folder::Temporary;
@@ -27,63 +29,6 @@ const READY_MAX: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long an orderly stop may take before the JVM is killed.
 const STOP_MAX: Duration = Duration::from_secs(30);
-
-/// What the JVM is tuned for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Profile {
-    /// Starts fast and stays small: serial collector, first compiler only. For tests and `dev`.
-    #[default]
-    Quick,
-    /// As a production broker runs: G1, both compilers. For benches.
-    Throughput,
-}
-
-/// What cluster to start. `KafkaOptions::default()` is one throw-away broker of Kafka 4.3.1.
-#[derive(Debug, Clone)]
-pub struct KafkaOptions {
-    /// Kafka's version, e.g. `4.3.1`.
-    pub version: String,
-    /// Combined nodes: 1 or 3.
-    pub brokers: usize,
-    /// Heap of each JVM in MiB.
-    pub heap_mb: u32,
-    /// Broker settings beyond the lab's own; the last one wins.
-    pub settings: Vec<(String, String)>,
-    /// Kept data folder, made where missing; without it a temporary one that goes with the cluster.
-    pub data_dir: Option<PathBuf>,
-    /// Client ports, one a broker; free ones where not given.
-    pub ports: Option<Vec<u16>>,
-    /// What the JVM is tuned for.
-    pub profile: Profile,
-}
-
-impl Default for KafkaOptions {
-    fn default() -> Self {
-        Self {
-            version: "4.3.1".to_owned(),
-            brokers: 1,
-            heap_mb: 512,
-            settings: Vec::new(),
-            data_dir: None,
-            ports: None,
-            profile: Profile::Quick,
-        }
-    }
-}
-
-impl KafkaOptions {
-    /// A throw-away cluster of so many brokers.
-    pub fn brokers(brokers: usize) -> Self {
-        Self { brokers, ..Self::default() }
-    }
-
-    /// Adds a broker setting.
-    #[must_use]
-    pub fn setting(mut self, key: &str, value: &str) -> Self {
-        self.settings.push((key.to_owned(), value.to_owned()));
-        self
-    }
-}
 
 /// A private cluster. Brokers are named by their node id, from 1. Dropping it ends it and removes its
 /// temporary folder.

@@ -6,6 +6,8 @@
 //! Durable by default (fsync stays on: crash tests would prove nothing without it). Must never start on a
 //! data folder that another server uses, nor listen beyond loopback.
 
+mod options;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+pub use self::options::PostgresOptions;
 use crate::account::{Account, give, give_tree, server_account};
 use crate::cache::{Progress, quiet};
 use crate::folder::{self, Temporary};
@@ -30,51 +33,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const SOCKET_DIR_BYTES_MAX: usize = 85;
 /// Written at every start, read after postgresql.conf.
 const CONF: &str = "lab.conf";
-
-/// What server to start. `PostgresOptions::default()` is a throw-away Postgres 18.
-#[derive(Debug, Clone)]
-pub struct PostgresOptions {
-    /// Major version: 15, 16, 17 or 18.
-    pub version: u32,
-    /// Settings beyond the lab's own (`wal_level = logical`), in order; the last one wins.
-    pub settings: Vec<(String, String)>,
-    /// Port on 127.0.0.1; a free one where not given.
-    pub port: Option<u16>,
-    /// Kept data folder, made where missing; without it a temporary one that goes with the server.
-    pub data_dir: Option<PathBuf>,
-    /// Password of the superuser `postgres`, who is then asked for it (SCRAM); without it all local
-    /// connections are trusted.
-    pub superuser_password: Option<String>,
-    /// The whole of pg_hba.conf, a line each; without it what initdb writes.
-    pub hba: Vec<String>,
-}
-
-impl Default for PostgresOptions {
-    fn default() -> Self {
-        Self {
-            version: 18,
-            settings: Vec::new(),
-            port: None,
-            data_dir: None,
-            superuser_password: None,
-            hba: Vec::new(),
-        }
-    }
-}
-
-impl PostgresOptions {
-    /// A throw-away server of this major version.
-    pub fn version(version: u32) -> Self {
-        Self { version, ..Self::default() }
-    }
-
-    /// Adds a setting.
-    #[must_use]
-    pub fn setting(mut self, name: &str, value: &str) -> Self {
-        self.settings.push((name.to_owned(), value.to_owned()));
-        self
-    }
-}
 
 /// How a server is told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,7 +192,7 @@ impl Postgres {
     /// The same for the superuser, with the password from the options.
     pub fn superuser_url(&self, database: &str) -> String {
         match &self.options.superuser_password {
-            Some(password) => self.url(&format!("postgres:{password}"), database),
+            Some(password) => self.url(&format!("postgres:{}", sql::percent(password)), database),
             None => self.url("postgres", database),
         }
     }

@@ -44,3 +44,12 @@ fn text_row(message: SimpleQueryMessage) -> Option<TextRow> {
 pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
+
+/// A text as part of a URL: everything but letters and digits escaped.
+pub(crate) fn percent(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b if b.is_ascii_alphanumeric() => char::from(b).to_string(),
+        b => format!("%{b:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}

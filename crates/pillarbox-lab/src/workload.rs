@@ -152,7 +152,6 @@ pub struct Log {
 }
 
 /// What the writers share.
-#[derive(Debug)]
 struct Shared {
     url: String,
     options: WorkloadOptions,
@@ -161,6 +160,13 @@ struct Shared {
     stopped: AtomicBool,
     progress: Mutex<Progress>,
     changed: Condvar,
+}
+
+impl std::fmt::Debug for Shared {
+    /// Without the URL, which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shared {{ run: {} }}", self.run)
+    }
 }
 
 /// How far the writers are.

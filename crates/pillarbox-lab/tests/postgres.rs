@@ -67,10 +67,12 @@ fn a_clone_of_a_running_server_is_another_server_with_the_same_identity() -> Res
 
 #[test]
 fn a_password_is_asked_for_where_one_is_set() -> Result<(), LabError> {
-    let options = PostgresOptions { superuser_password: Some("s3cret".into()), ..PostgresOptions::default() };
+    let options =
+        PostgresOptions { superuser_password: Some("s3cret@/:%".into()), ..PostgresOptions::default() };
     let pg = Postgres::start(options)?;
     assert_eq!(pg.query_one("postgres", "SELECT 1")?, "1");
     assert!(pillarbox_lab::sql::run(&pg.url("postgres", "postgres"), "SELECT 1").is_err());
+    assert!(!format!("{pg:?}").contains("s3cret"));
     Ok(())
 }
 
