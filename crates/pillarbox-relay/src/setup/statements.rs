@@ -26,6 +26,7 @@ pub fn print_sql(config: &Config) -> String {
         parts.push(create_table(outbox));
     }
     parts.push(create_publication(config));
+    parts.extend(config.outbox.iter().map(|outbox| complete_publication(config, &outbox.table)));
     text.push_str(&parts.join("\n\n"));
     text.push('\n');
     text
@@ -128,6 +129,18 @@ pub(super) fn create_publication(config: &Config) -> String {
 
 pub(super) fn add_to_publication(publication: &str, table: &TableName) -> String {
     format!("ALTER PUBLICATION {} ADD TABLE {};", quote_identifier(publication), qualified(table))
+}
+
+/// For a publication that was there before: adds the table if it is not in it.
+fn complete_publication(config: &Config, table: &TableName) -> String {
+    let name = &config.postgres.publication;
+    let lacking = format!(
+        "NOT EXISTS (SELECT FROM pg_publication_tables WHERE pubname = {} AND schemaname = {} AND tablename = {})",
+        quote_literal(name),
+        quote_literal(&table.schema),
+        quote_literal(&table.name)
+    );
+    guarded(&lacking, &add_to_publication(name, table))
 }
 
 /// Returns the position from which the slot decodes.

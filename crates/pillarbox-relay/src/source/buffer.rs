@@ -107,9 +107,11 @@ impl Buffer {
         if self.awaited == 0 && self.unread() >= HEADER_BYTES && self.start < self.bytes.len() / 2 {
             return;
         }
-        self.bytes.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
+        if self.start > 0 {
+            self.bytes.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
         if self.end == self.bytes.len() {
             let grown = (self.bytes.len() * 2).min(self.awaited.max(self.bytes.len()));
             self.bytes.resize(grown, 0);

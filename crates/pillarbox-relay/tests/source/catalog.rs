@@ -1,6 +1,7 @@
 //! What the server says of itself, its slots and its publications.
 
-use pillarbox_relay::config::TableName;
+use pillarbox_lab::postgres::{Postgres, PostgresOptions};
+use pillarbox_relay::config::{self, TableName};
 use pillarbox_relay::error::Code;
 use pillarbox_relay::source::{Connection, PublicationState, SourceError};
 use pillarbox_wire::lsn::Lsn;
@@ -163,4 +164,32 @@ fn a_unix_socket_serves_as_well() {
     settings.host = directory;
     let mut connection = Connection::connect(&settings, "pillarbox/test", LONG).expect("a connection");
     assert_eq!(connection.identify_system().expect("an answer").database, "shop");
+}
+
+#[test]
+fn a_promoted_copy_has_the_same_identity_and_a_history() {
+    for version in VERSIONS {
+        let mut site = Site::start(version, &[]);
+        let original = site.connect().identify_system().expect("an answer");
+        let folder =
+            std::env::temp_dir().join(format!("pillarbox-promoted-{}-{version}", std::process::id()));
+        site.postgres.copy_data_dir_to(&folder).expect("a copy");
+        std::fs::write(folder.join("standby.signal"), "").expect("a signal file");
+        let options = PostgresOptions { data_dir: Some(folder.clone()), ..PostgresOptions::version(version) };
+        let copy = Postgres::start(options).expect("a standby");
+        let settings = config::Postgres { port: copy.port(), ..site.settings() };
+        let connect = || Connection::connect(&settings, "pillarbox/test", LONG).expect("a connection");
+        copy.query_one("shop", "SELECT pg_promote()").expect("promoted");
+        until("the new timeline", || connect().identify_system().expect("an answer").timeline.0 == 2);
+
+        let mut connection = connect();
+        let promoted = connection.identify_system().expect("an answer");
+        assert_eq!(promoted.system_id, original.system_id, "a copy cannot be told by its identifier");
+        let history = connection.timeline_history(promoted.timeline).expect("a history");
+        assert_eq!(history.len(), 1);
+        assert_eq!(history[0].timeline, original.timeline);
+        assert!(history[0].fork_lsn >= original.wal_position && history[0].fork_lsn <= promoted.wal_position);
+        drop(copy);
+        std::fs::remove_dir_all(&folder).expect("removed");
+    }
 }
