@@ -12,6 +12,7 @@ mod ledger;
 mod screen;
 mod servers;
 mod shop;
+mod task;
 mod watch;
 
 use std::net::SocketAddr;
@@ -93,26 +94,19 @@ pub(crate) async fn run(wish: Wish) -> Result<(), Failure> {
         ports: wish.port.map(|port| (port.saturating_add(1), port.saturating_add(2))),
         root: root.path().to_owned(),
     };
-    let starting = tokio::task::spawn_blocking(move || Servers::start(&wanted));
     let servers = tokio::select! {
-        started = starting => started.map_err(|_| panicked("servers"))??,
+        started = task::start(wanted) => started?,
         // The servers die with the process.
         name = signals.next() => return Err(interrupted(name)),
     };
     let outcome = with_servers(&wish, &root, &servers, &mut signals).await;
-    let kept = wish.keep.is_some();
-    let stopped = tokio::task::spawn_blocking(move || if kept { servers.stop() } else { Ok(drop(servers)) });
-    let stopped = signals.or_exit(stopped).await.map_err(|_| panicked("servers"))?;
+    let stopped = signals.or_exit(task::stop(servers, wish.keep.is_some())).await;
     outcome.and(stopped)
 }
 
 fn interrupted(signal: &str) -> Failure {
     eprintln!("{signal}: stopping");
     Failure::Answered(ExitCode::TryAgain)
-}
-
-fn panicked(what: &str) -> Failure {
-    Failure::Fault(Fault::new(Code::Internal, format!("starting {what} panicked")))
 }
 
 /// The folder of everything `dev` writes.
@@ -231,12 +225,13 @@ impl Traffic<'_> {
         let relay = Relay::start(loaded, options).await?;
         let (stop, stopped) = channel::channel(false);
         let rate = self.wish.events_per_second;
-        // Ends when `stop` says so, or with the runtime.
-        let shop =
-            tokio::spawn(shop::run(self.setting.postgres_url.clone(), rate, self.ledger.clone(), stopped));
-        let why = self.show(&relay, &mut watcher, signals).await;
-        stop.send_replace(true);
-        let _ = shop.await;
+        let shop = shop::run(&self.setting.postgres_url, rate, &self.ledger, stopped);
+        let show = async {
+            let why = self.show(&relay, &mut watcher, signals).await;
+            stop.send_replace(true);
+            why
+        };
+        let (why, ()) = tokio::join!(show, shop);
         let outcome = match why {
             Why::Enough => signals.or_exit(self.settle()).await,
             Why::Fault(fault) => Err(fault.into()),

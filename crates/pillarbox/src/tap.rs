@@ -133,7 +133,7 @@ impl Follower {
         while let Ok(batch) = self.receiver.try_recv() {
             events.extend(batch?);
         }
-        events.sort_by(|a, b| a.order().cmp(&b.order()));
+        events.sort_by_key(Event::order);
         Ok(events)
     }
 }

@@ -144,7 +144,7 @@ mod tests {
         let exit = |findings: &[Finding]| verdict(findings).err().map(|failure| failure.exit());
         assert_eq!(exit(&[finding(Severity::Warning, Some(Code::SlotMissing))]), None);
         let halted = finding(Severity::Error, Some(Code::SlotMissing));
-        assert_eq!(exit(&[halted.clone()]), Some(ExitCode::Negative));
+        assert_eq!(exit(std::slice::from_ref(&halted)), Some(ExitCode::Negative));
         let down = finding(Severity::Error, Some(Code::KafkaUnreachable));
         assert_eq!(exit(&[halted, down]), Some(ExitCode::Unavailable));
     }

@@ -30,7 +30,7 @@ impl Arguments {
             eprintln!("would POST http://{address}{}", verb.path());
             return Ok(());
         }
-        ask(address, verb)?;
+        super::block_on(ask(address, verb))?;
         let pipeline = loaded.config.pipeline.as_str();
         match verb {
             Verb::Pause => eprintln!(
@@ -42,8 +42,8 @@ impl Arguments {
     }
 }
 
-fn ask(address: SocketAddr, verb: Verb) -> Result<(), Failure> {
-    let answer = client::post(address, verb).map_err(|error| {
+async fn ask(address: SocketAddr, verb: Verb) -> Result<(), Failure> {
+    let answer = client::post(address, verb).await.map_err(|error| {
         let message = format!("http.listen: no relay answers at http://{address}");
         let fault = Fault::new(Code::ConfigValue, message)
             .because(error)

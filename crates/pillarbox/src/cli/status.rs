@@ -113,9 +113,7 @@ struct Checkpoint {
 impl Overview {
     async fn ask(config: &Config, listen: Option<SocketAddr>) -> Self {
         // Each on its own and at once: one that does not answer must not hide the others.
-        let relay = tokio::task::spawn_blocking(move || relay(listen));
-        let (postgres, kafka) = tokio::join!(slot(config), checkpoint(config));
-        let relay = relay.await.unwrap_or_else(|_| Err(no_relay("the question panicked")));
+        let (relay, postgres, kafka) = tokio::join!(relay(listen), slot(config), checkpoint(config));
         let (relay, postgres, kafka) = (relay.into(), postgres.into(), kafka.into());
         let problems = problems(&relay, &postgres, &kafka);
         Self {
@@ -241,9 +239,10 @@ fn no_relay(cause: impl std::fmt::Display) -> Fault {
     Fault::new(Code::ConfigValue, "no running relay answers").because(cause).hint("start it: pillarbox run")
 }
 
-fn relay(listen: Option<SocketAddr>) -> Result<Value, Fault> {
+async fn relay(listen: Option<SocketAddr>) -> Result<Value, Fault> {
     let address = listen.ok_or_else(|| no_relay("http.listen is off"))?;
     let answer = client::get(address, "/api/v1/status")
+        .await
         .map_err(|error| no_relay(format!("http://{address}: {error}")))?;
     serde_json::from_slice(&answer.body)
         .map_err(|_| no_relay(format!("http://{address} answers, but is not pillarbox")))

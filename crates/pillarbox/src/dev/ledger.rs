@@ -107,10 +107,10 @@ impl Remembered {
             return false;
         }
         self.order.push_back(id);
-        if self.order.len() > REMEMBERED_MAX {
-            if let Some(oldest) = self.order.pop_front() {
-                self.ids.remove(&oldest);
-            }
+        if self.order.len() > REMEMBERED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
         }
         true
     }

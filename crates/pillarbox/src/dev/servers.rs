@@ -39,30 +39,27 @@ impl Servers {
     /// What is missing on this machine, and what to install.
     pub(super) fn start(wanted: &Wanted) -> Result<Self, Failure> {
         let bars = MultiProgress::new();
-        let (postgres, kafka) = std::thread::scope(|scope| {
-            let postgres = scope.spawn(|| {
-                let line = Line::new(&bars, "Postgres");
-                let options = PostgresOptions {
-                    version: wanted.postgres_version,
-                    port: wanted.ports.map(|(postgres, _)| postgres),
-                    data_dir: Some(wanted.root.join("postgres")),
-                    ..PostgresOptions::default()
-                };
-                Postgres::start_with(options, &|progress| line.show(&progress))
-            });
-            let kafka = scope.spawn(|| {
-                let line = Line::new(&bars, "Kafka");
-                let options = KafkaOptions {
-                    ports: wanted.ports.map(|(_, kafka)| vec![kafka]),
-                    data_dir: Some(wanted.root.join("kafka")),
-                    ..KafkaOptions::default()
-                };
-                Kafka::start_with(options, &|progress| line.show(&progress))
-            });
-            (postgres.join(), kafka.join())
-        });
-        let postgres = postgres.map_err(|_| super::panicked("Postgres"))?;
-        let kafka = kafka.map_err(|_| super::panicked("Kafka"))?;
+        let postgres = || {
+            let line = Line::new(&bars, "Postgres");
+            let options = PostgresOptions {
+                version: wanted.postgres_version,
+                port: wanted.ports.map(|(postgres, _)| postgres),
+                data_dir: Some(wanted.root.join("postgres")),
+                ..PostgresOptions::default()
+            };
+            Postgres::start_with(options, &|progress| line.show(&progress))
+        };
+        let kafka = || {
+            let line = Line::new(&bars, "Kafka");
+            let options = KafkaOptions {
+                ports: wanted.ports.map(|(_, kafka)| vec![kafka]),
+                data_dir: Some(wanted.root.join("kafka")),
+                ..KafkaOptions::default()
+            };
+            Kafka::start_with(options, &|progress| line.show(&progress))
+        };
+        let (postgres, kafka) = super::task::both(postgres, kafka);
+        let (postgres, kafka) = (postgres?, kafka?);
         let failed = |code, name| move |error: LabError| failure(code, name, &error);
         Ok(Self {
             postgres: postgres.map_err(failed(Code::PgUnreachable, "Postgres"))?,

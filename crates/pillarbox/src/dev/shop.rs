@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_postgres::{Client, NoTls, Statement};
 use uuid::Uuid;
 
@@ -43,25 +43,20 @@ const ERROR_PAUSE: Duration = Duration::from_millis(500);
 const ITEMS: [&str; 6] = ["teapot", "lantern", "notebook", "kite", "marbles", "compass"];
 
 /// Places orders until `stop` says so.
-pub(super) async fn run(url: String, per_second: u32, ledger: SharedLedger, stop: watch::Receiver<bool>) {
+pub(super) async fn run(url: &str, per_second: u32, ledger: &SharedLedger, stop: watch::Receiver<bool>) {
     if per_second == 0 {
         return;
     }
     let connections = per_second.div_ceil(TRANSACTIONS_PER_CONNECTION).min(CONNECTIONS_MAX);
     let interval = Duration::from_secs(1) * connections / per_second;
-    let mut counters = JoinSet::new();
-    for _ in 0..connections {
-        counters.spawn(counter(url.clone(), interval, ledger.clone(), stop.clone()));
-    }
-    counters.join_all().await;
+    join_all((0..connections).map(|_| counter(url, interval, ledger, stop.clone()))).await;
 }
 
 /// One connection's orders. An error ends the connection, not the shop.
-async fn counter(url: String, interval: Duration, ledger: SharedLedger, mut stop: watch::Receiver<bool>) {
+async fn counter(url: &str, interval: Duration, ledger: &SharedLedger, mut stop: watch::Receiver<bool>) {
     loop {
         tokio::select! {
-            outcome = orders(&url, interval, &ledger) => {
-                let Err(error) = outcome;
+            error = orders(url, interval, ledger) => {
                 tracing::warn!(%error, "the shop lost its connection and tries again");
             }
             // Between statements or inside one: whatever is open is rolled back by the server, and
@@ -75,21 +70,37 @@ async fn counter(url: String, interval: Duration, ledger: SharedLedger, mut stop
     }
 }
 
-async fn orders(
-    url: &str,
-    interval: Duration,
-    ledger: &SharedLedger,
-) -> Result<std::convert::Infallible, tokio_postgres::Error> {
-    let (mut client, connection) = tokio_postgres::connect(url, NoTls).await?;
-    // Ends with the client.
-    tokio::spawn(connection);
-    let statements = Statements { order: client.prepare(ORDER).await?, event: client.prepare(EVENT).await? };
+/// Places orders until that fails.
+async fn orders(url: &str, interval: Duration, ledger: &SharedLedger) -> tokio_postgres::Error {
+    let (client, connection) = match tokio_postgres::connect(url, NoTls).await {
+        Ok(connected) => connected,
+        Err(error) => return error,
+    };
+    tokio::select! {
+        error = place_paced(client, interval, ledger) => error,
+        // The client reports what broke it at its next statement; until then this is enough.
+        Err(error) = connection => error,
+    }
+}
+
+async fn place_paced(mut client: Client, interval: Duration, ledger: &SharedLedger) -> tokio_postgres::Error {
+    let statements = match Statements::prepare(&client).await {
+        Ok(statements) => statements,
+        Err(error) => return error,
+    };
     let mut pace = tokio::time::interval(interval);
     loop {
         pace.tick().await;
-        if ledger.lock().unseen() < UNSEEN_MAX {
-            // The pace is that of committed orders.
-            while !place(&mut client, &statements, ledger).await? {}
+        if ledger.lock().unseen() >= UNSEEN_MAX {
+            continue;
+        }
+        // The pace is that of committed orders: a rolled-back one is followed at once by another.
+        loop {
+            match place(&mut client, &statements, ledger).await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => return error,
+            }
         }
     }
 }
@@ -97,6 +108,12 @@ async fn orders(
 struct Statements {
     order: Statement,
     event: Statement,
+}
+
+impl Statements {
+    async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self { order: client.prepare(ORDER).await?, event: client.prepare(EVENT).await? })
+    }
 }
 
 /// One transaction; false if it was rolled back.

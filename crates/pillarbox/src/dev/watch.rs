@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::select_all;
 use pillarbox_kafka::admin::{self, OffsetOf};
 use pillarbox_kafka::reader::{PartitionReader, ReaderOptions, Record};
 use pillarbox_kafka::{Cluster, Error};
@@ -14,7 +15,6 @@ use pillarbox_relay::error::{Code, Fault};
 use pillarbox_relay::sink;
 use pillarbox_wire::header::{self, PbPos};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{SharedLedger, TOPIC};
@@ -45,10 +45,7 @@ impl Watcher {
                 let _ = fail.send(fault);
             }
         };
-        let thread = std::thread::Builder::new()
-            .name("pillarbox-watch".to_owned())
-            .spawn(work)
-            .map_err(|error| Fault::new(Code::Internal, "cannot start the consumer thread").because(error))?;
+        let thread = super::task::watch(work)?;
         let watcher = Self { stop, failed, thread };
         match is_ready.await {
             Ok(()) => Ok(watcher),
@@ -102,16 +99,13 @@ async fn read(config: &Config, ledger: &SharedLedger, ready: oneshot::Sender<()>
         // A new topic is read from its first event.
         partitions = ends(&cluster).await?.into_iter().map(|(partition, _)| (partition, 0)).collect();
     }
-    let mut readers = JoinSet::new();
-    for (partition, offset) in partitions {
+    let readers = partitions.into_iter().map(|(partition, offset)| {
         let reader =
             PartitionReader::new(cluster.clone(), TOPIC, partition, offset, ReaderOptions::default());
-        readers.spawn(partition_loop(reader, partition, ledger.clone()));
-    }
-    match readers.join_next().await {
-        Some(Ok(error)) => Err(fault(&error)),
-        _ => Err(gone()),
-    }
+        Box::pin(partition_loop(reader, partition, ledger))
+    });
+    let (error, ..) = select_all(readers).await;
+    Err(fault(&error))
 }
 
 /// The partitions of the topic and where they end; none while there is no topic.
@@ -127,7 +121,7 @@ async fn ends(cluster: &Cluster) -> Result<Vec<(i32, i64)>, Fault> {
 }
 
 /// Reads one partition until that fails.
-async fn partition_loop(mut reader: PartitionReader, partition: i32, ledger: SharedLedger) -> Error {
+async fn partition_loop(mut reader: PartitionReader, partition: i32, ledger: &SharedLedger) -> Error {
     loop {
         match reader.poll().await {
             Ok(fetched) => {

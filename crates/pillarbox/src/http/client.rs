@@ -3,17 +3,23 @@
 //! Speaks HTTP/1.0, so that the answer ends where the connection ends. Only for our own interface:
 //! no redirects, no TLS, bounded in time and size.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::Verb;
 
 /// How long a connection may take: the relay is on this machine or near it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long an answer may take: a pause commits what is open first.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a question may take: it is answered from memory.
+const GET_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a verb may take: a pause commits what is open first.
+const POST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Longest answer: a status is about one kilobyte.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
@@ -29,26 +35,24 @@ pub(crate) struct Answer {
 ///
 /// # Errors
 /// Nobody listens there, or does not speak HTTP.
-pub(crate) fn get(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
-    exchange(address, "GET", path)
+pub(crate) async fn get(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
+    timeout(GET_TIMEOUT, exchange(address, "GET", path)).await?
 }
 
 /// Posts a verb.
 ///
 /// # Errors
 /// Nobody listens there, or does not speak HTTP.
-pub(crate) fn post(address: SocketAddr, verb: Verb) -> std::io::Result<Answer> {
-    exchange(address, "POST", verb.path())
+pub(crate) async fn post(address: SocketAddr, verb: Verb) -> std::io::Result<Answer> {
+    timeout(POST_TIMEOUT, exchange(address, "POST", verb.path())).await?
 }
 
-fn exchange(address: SocketAddr, method: &str, path: &str) -> std::io::Result<Answer> {
-    let mut stream = TcpStream::connect_timeout(&reachable(address), CONNECT_TIMEOUT)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(CONNECT_TIMEOUT))?;
+async fn exchange(address: SocketAddr, method: &str, path: &str) -> std::io::Result<Answer> {
+    let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(reachable(address))).await??;
     let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
+    stream.write_all(request.as_bytes()).await?;
     let mut bytes = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).await?;
     parse(&bytes).ok_or_else(|| std::io::Error::other("the answer is not HTTP"))
 }
 

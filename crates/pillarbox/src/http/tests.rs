@@ -30,8 +30,7 @@ async fn start() -> Interface {
 
 impl Interface {
     async fn get(&self, path: &'static str) -> (u16, String) {
-        let address = self.address;
-        let answer = tokio::task::spawn_blocking(move || client::get(address, path)).await.unwrap().unwrap();
+        let answer = client::get(self.address, path).await.unwrap();
         (answer.status, String::from_utf8(answer.body).unwrap())
     }
 
@@ -91,7 +90,7 @@ async fn status_and_metrics() {
 async fn verbs_reach_the_pipeline() {
     let mut interface = start().await;
     let address = interface.address;
-    let ask = move |verb| tokio::task::spawn_blocking(move || client::post(address, verb).unwrap());
+    let ask = move |verb| tokio::spawn(async move { client::post(address, verb).await.unwrap() });
     let asked = ask(Verb::Pause);
     let request = interface.requests.recv().await.unwrap();
     assert_eq!(request.verb, Verb::Pause);
