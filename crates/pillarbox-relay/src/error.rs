@@ -111,7 +111,7 @@ codes! {
     PgStandby = 1023, Retry, TryAgain, "the server is in recovery";
 
     KafkaUnreachable = 2001, Retry, Unavailable, "Kafka cannot be reached";
-    KafkaTlsOrSasl = 2002, Permission, Permission, "Kafka demands TLS or SASL";
+    KafkaTlsOrSasl = 2002, Retry, Permission, "Kafka demands TLS or SASL";
     KafkaTransactionVersion = 2003, Config, Config, "Kafka does not offer transaction.version 2";
     KafkaAuthorization = 2004, Permission, Permission, "Kafka denies an operation";
     TopicMissing = 2005, Halt, Halted, "the topic does not exist and may not be created";

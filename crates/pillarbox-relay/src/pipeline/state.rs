@@ -290,6 +290,8 @@ impl Lifecycle {
             fault.code,
             Code::PgUnreachable
                 | Code::KafkaUnreachable
+                // A dying broker cuts the handshake as a TLS listener does: only time can tell.
+                | Code::KafkaTlsOrSasl
                 | Code::PgProtocol
                 | Code::KafkaProtocol
                 | Code::CommitStalled
