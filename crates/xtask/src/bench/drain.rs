@@ -84,6 +84,7 @@ struct RelayRun {
     kafka_commits: Option<u64>,
     /// CPU of others during the run, in cores.
     foreign_cores: f64,
+    ended_in_order: bool,
     contents: Contents,
 }
 
@@ -202,11 +203,12 @@ fn drain(servers: &Servers, pipeline: &Pipeline, backlog: &Backlog) -> anyhow::R
     }
     let memory_peak = process::memory_peak(relay.pid());
     let (started, commits) = (relay.started, relay.commits());
-    relay.stop()?;
+    let ended_in_order = relay.stop()?;
     let contents = pipeline.destination.read(rows)?;
     contents.ensure_exact()?;
     let mut run = evaluate(backlog.rows, started, &progress, &looks, contents)?;
     (run.relay_memory_peak_bytes, run.kafka_commits) = (memory_peak, commits);
+    run.ended_in_order = ended_in_order;
     Ok(run)
 }
 
@@ -234,6 +236,7 @@ fn evaluate(
         relay_memory_peak_bytes: None,
         kafka_commits: None,
         foreign_cores: costs.cores(costs.foreign),
+        ended_in_order: false,
         contents,
     })
 }
@@ -246,6 +249,7 @@ fn markdown(result: &Result) -> String {
     let ours =
         |get: fn(&RelayRun) -> Option<f64>, unit, decimals| cell(pillarbox.iter().map(get), unit, decimals);
     let per_event = 1.0 / 1e6 * *rows as f64;
+    let ended = pillarbox.iter().filter(|run| run.ended_in_order).count();
     let lines = [
         (
             "rows/s, process start to last row, thousands",
@@ -271,6 +275,7 @@ fn markdown(result: &Result) -> String {
             ours(|r| r.relay_memory_peak_bytes.map(|b| b as f64), 1048576.0, 1),
         ),
         ("Kafka transactions", "-".into(), ours(|r| r.kafka_commits.map(|n| n as f64), 1.0, 0)),
+        ("ended in order after SIGTERM, runs", "-".into(), ended.to_string()),
         ("CPU of others, cores", base(|r| r.foreign_cores, 1.0, 2), ours(|r| Some(r.foreign_cores), 1.0, 2)),
     ];
     let table: String =

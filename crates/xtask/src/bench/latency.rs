@@ -69,6 +69,7 @@ struct Run {
     broker_cores: f64,
     relay_memory_peak_bytes: Option<u64>,
     foreign_cores_before: f64,
+    ended_in_order: bool,
 }
 
 /// What was used while the figures were taken.
@@ -112,8 +113,9 @@ fn measure(servers: &Servers, pipeline: &Pipeline, rate: u32, options: &Options)
         window(&stream.schedule, warm_up, &mut watch, &relay)
     })?;
     let memory_peak = process::memory_peak(relay.pid());
-    relay.stop()?;
-    evaluate(&stream, rate, warm_up, &window, memory_peak)
+    let mut run = evaluate(&stream, rate, warm_up, &window, memory_peak)?;
+    run.ended_in_order = relay.stop()?;
+    Ok(run)
 }
 
 /// Waits for the warm-up and for the rest of the schedule, and takes what was used in between.
@@ -159,6 +161,7 @@ fn evaluate(
         broker_cores: costs.cores(costs.broker),
         relay_memory_peak_bytes,
         foreign_cores_before: 0.0,
+        ended_in_order: false,
     })
 }
 

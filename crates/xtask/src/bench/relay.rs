@@ -160,13 +160,16 @@ impl Relay {
         Some(value)
     }
 
-    /// Asks the relay to drain and end, and waits for it.
-    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+    /// Asks the relay to drain and end, and waits for it. False if it did not end with success in its own deadline: the
+    /// figures of the run stand, but the report says so.
+    pub(crate) fn stop(mut self) -> anyhow::Result<bool> {
         self.process.signal(Signal::TERM)?;
-        match self.process.wait(STOP_MAX)? {
-            Some(status) if status.success() => Ok(()),
-            other => bail!("the relay did not end in order: {other:?}\n{}", self.pipeline.last_words()),
+        let ended = self.process.wait(STOP_MAX)?;
+        let in_order = ended.is_some_and(|status| status.success());
+        if !in_order {
+            eprintln!("bench: the relay did not end in order: {ended:?}\n{}", self.pipeline.last_words());
         }
+        Ok(in_order)
     }
 
     /// Kills the relay; gives the moment just before the signal.
