@@ -183,6 +183,9 @@ fn problems_json(problems: &Problems) -> String {
 }
 
 #[cfg(test)]
+mod pages;
+
+#[cfg(test)]
 pub(crate) fn problems_for_test(problems: &Problems) -> String {
     problems_text(problems, false)
 }
