@@ -32,4 +32,6 @@ pub mod position;
 
 pub mod pipeline;
 
+pub mod check;
+pub mod setup;
 pub mod sql;

@@ -14,6 +14,7 @@
 //! | publication missing or lacking a table's inserts | halt |
 //! | slot in use | stand by; once it is free try once, and stand by again if another was faster |
 //! | leader unchanged for 5 s of our own clock (pid, start, reply time) | end exactly that walsender |
+//! | the leader's reply time is not visible to our role | stand by: an unchanged leader proves nothing |
 //! | server in recovery | try again later: slots of a standby are not ours to use |
 //!
 //! Never confirms anything, never fences anybody.
@@ -101,7 +102,7 @@ fn wait_until_free(
         let Some(now) = Leader::of(&slot) else { return Ok(slot) };
         match &leader {
             Some((known, since)) if *known == now => {
-                if since.elapsed() >= STALE_LEADER {
+                if now.shows_replies() && since.elapsed() >= STALE_LEADER {
                     end_leader(config, connection, &now)?;
                     leader = None;
                 }
@@ -127,6 +128,11 @@ struct Leader {
 }
 
 impl Leader {
+    /// Without `pg_read_all_stats` a role sees no reply times, and an unchanged leader proves nothing.
+    fn shows_replies(&self) -> bool {
+        self.reply_time.is_some() && self.backend_start.is_some()
+    }
+
     fn of(slot: &SlotInfo) -> Option<Self> {
         let pid = slot.active_pid.filter(|_| slot.active)?;
         Some(Self { pid, backend_start: slot.backend_start.clone(), reply_time: slot.reply_time.clone() })
@@ -226,5 +232,21 @@ fn publication(config: &Config, connection: &mut Connection) -> Result<(), Fault
                 lacking.table
             )))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_whose_replies_are_hidden_is_never_stale() {
+        let leader = |reply_time: Option<&str>| Leader {
+            pid: 1,
+            backend_start: Some("b".into()),
+            reply_time: reply_time.map(str::to_owned),
+        };
+        assert!(leader(Some("r")).shows_replies());
+        assert!(!leader(None).shows_replies());
     }
 }
