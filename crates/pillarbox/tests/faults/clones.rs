@@ -1,0 +1,108 @@
+//! A copy of the database, started beside the original with a relay of the same pipeline.
+//!
+//! ```text
+//! original --> relay ----------+
+//!    | storage snapshot        v
+//!    v                       Kafka
+//!  copy   --> relay --X--------^    halts before it fences anybody
+//! ```
+
+use std::process::Command;
+use std::time::Duration;
+
+use pillarbox_lab::{Postgres, PostgresOptions};
+use serde_json::Value;
+
+use crate::harness::dice::Dice;
+use crate::harness::site::{Configuration, Site};
+use crate::harness::until::until;
+use crate::probe;
+use crate::world::{PARTITIONS, PATIENCE, load, settle, site, streaming};
+
+/// The relay's own configuration, with another server and another HTTP port.
+fn configure_copy(site: &Site, copy: &Postgres) -> Configuration {
+    let configuration = site.configure("orders", PARTITIONS, &[]);
+    let text = std::fs::read_to_string(&configuration.file).expect("the file");
+    let text = text.replace(&site.url(), &copy.superuser_url("postgres"));
+    std::fs::write(&configuration.file, text).expect("the file");
+    configuration
+}
+
+/// Producer ids and epochs of all transactional ids, as Kafka's own tool prints them.
+fn producers(site: &Site) -> String {
+    (0..8)
+        .map(|n| {
+            let output = Command::new("java")
+                .args(["-cp", site.kafka.classpath(), "org.apache.kafka.tools.TransactionsCommand"])
+                .args(["--bootstrap-server", &site.kafka.bootstrap(), "describe"])
+                .args(["--transactional-id", &format!("pillarbox.orders.{n}")])
+                .output()
+                .expect("java runs");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).expect("text")
+        })
+        .collect()
+}
+
+fn nonce(site: &Site) -> Value {
+    probe::checkpoint(site, "orders")["position"]["lineage_nonce"].clone()
+}
+
+fn wait_for_another_nonce(site: &Site, former: &Value) {
+    until("the lineage moves on", PATIENCE, || (nonce(site) != *former).then_some(()));
+}
+
+fn refused(site: &Site, copy: &Configuration, code: &str) {
+    let answer = site.command(&["run", "--exit-on-halt"], copy);
+    assert_eq!(answer.code, Some(65), "{}", answer.stderr);
+    assert!(answer.stderr.contains(&format!("error[{code}]")), "{}", answer.stderr);
+    assert!(answer.stderr.contains("hint: "), "{}", answer.stderr);
+}
+
+#[test]
+fn a_clone_halts_without_fencing_the_relay_of_the_original() {
+    let mut site = site();
+    let (configuration, mut relay) = streaming(&site, &[]);
+    let (load, options) = load(&site, Dice::new().seed(), 100.0);
+    wait_for_another_nonce(&site, &Value::Null);
+    let folder = tempfile::tempdir().expect("a folder");
+    // The server's account must reach what is in it.
+    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("permissions");
+    let data = folder.path().join("copy");
+    let before = nonce(&site);
+    site.postgres.copy_data_dir_to(&data).expect("a storage snapshot");
+    wait_for_another_nonce(&site, &before);
+    let copy = PostgresOptions { data_dir: Some(data), ..PostgresOptions::default() };
+    let copy = Postgres::start(copy).expect("the copy starts");
+    let of_copy = configure_copy(&site, &copy);
+
+    refused(&site, &of_copy, "PB-3004");
+    println!("the copy that is behind has halted");
+    let events = relay.count("events_total");
+    relay.wait_count("events_total", events + 100, PATIENCE);
+    assert_eq!(relay.count("starts_total"), 1, "the relay of the original had to start again");
+
+    let ahead = || {
+        let resume = probe::checkpoint(&site, "orders")["position"]["resume_lsn"].clone();
+        let sql = format!("SELECT pg_current_wal_flush_lsn() > '{}'", resume.as_str().expect("an LSN"));
+        copy.query_one("postgres", &sql).expect("an answer") == "t"
+    };
+    let (code, text) = relay.post("/api/v1/pause").expect("an answer");
+    assert_eq!(code, 200, "{text}");
+    until("the copy's WAL is ahead", PATIENCE, || {
+        copy.execute("postgres", "CREATE TABLE IF NOT EXISTS filler (x text)").expect("a statement");
+        copy.execute("postgres", "INSERT INTO filler SELECT repeat('x', 500) FROM generate_series(1, 20000)")
+            .expect("a statement");
+        ahead().then_some(())
+    });
+    let epochs = producers(&site);
+    refused(&site, &of_copy, "PB-3005");
+    println!("the copy that is ahead has halted");
+    assert_eq!(producers(&site), epochs, "the copy took a transactional id over");
+    let (code, text) = relay.post("/api/v1/resume").expect("an answer");
+    assert_eq!(code, 200, "{text}");
+    settle(&site, &configuration, load, &options);
+    assert_eq!(relay.count("starts_total"), 2, "one start, one resume");
+    assert_eq!(relay.terminate(Duration::from_secs(25)).code(), Some(0));
+}

@@ -1,0 +1,93 @@
+//! How a relay ends, pauses and goes on; and that two of them do not share a port.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::harness::dice::Dice;
+use crate::harness::relay::Relay;
+use crate::harness::until::until;
+use crate::probe::OpenTransactions;
+use crate::world::{PARTITIONS, PATIENCE, load, settle, site, streaming};
+
+/// The drain's own deadline is 20 s.
+const DRAIN_MAX: Duration = Duration::from_secs(25);
+
+fn ask(relay: &Relay, verb: &str) {
+    let (code, text) = relay.post(&format!("/api/v1/{verb}")).expect("an answer");
+    assert_eq!(code, 200, "{verb}: {text}");
+}
+
+#[test]
+fn sigterm_commits_and_confirms_what_is_in_flight_and_exits_0() {
+    let site = site();
+    let (configuration, mut relay) = streaming(&site, &[]);
+    let (load, options) = load(&site, Dice::new().seed(), 300.0);
+    relay.wait_count("events_total", 1_000, PATIENCE);
+    let open = OpenTransactions::watch(&site, &options.topics(), PARTITIONS);
+    for round in 1..=5 {
+        let status = relay.terminate(DRAIN_MAX);
+        assert_eq!(status.code(), Some(0), "round {round}");
+        assert!(!open.exist(), "round {round} left a transaction open");
+        let confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'pillarbox_orders'";
+        let confirmed = site.postgres.query_one("postgres", confirmed).expect("the slot");
+        let resume = &crate::probe::checkpoint(&site, "orders")["position"]["resume_lsn"];
+        assert_eq!(resume.as_str(), Some(confirmed.as_str()), "round {round} left something unconfirmed");
+        relay = site.relay(&configuration);
+        relay.wait_count("events_total", 200, PATIENCE);
+    }
+    settle(&site, &configuration, load, &options);
+}
+
+#[test]
+fn a_pause_survives_sigterm_and_kill_9_and_a_resume_does_too() {
+    let site = site();
+    let (configuration, mut relay) = streaming(&site, &[]);
+    let (load, options) = load(&site, Dice::new().seed(), 100.0);
+    relay.wait_count("events_total", 200, PATIENCE);
+    ask(&relay, "pause");
+    // At once: what was answered must hold.
+    relay.kill9();
+    relay = site.relay(&configuration);
+    relay.wait_state("paused", PATIENCE);
+    assert_eq!(relay.get("/readyz").expect("an answer").0, 200);
+    assert_eq!(relay.terminate(DRAIN_MAX).code(), Some(0));
+    relay = site.relay(&configuration);
+    relay.wait_state("paused", PATIENCE);
+    assert_eq!(relay.count("events_total"), 0, "a paused relay relays nothing");
+    ask(&relay, "resume");
+    relay.kill9();
+    relay = site.relay(&configuration);
+    relay.wait_state("streaming", PATIENCE);
+    relay.wait_count("events_total", 200, PATIENCE);
+    settle(&site, &configuration, load, &options);
+}
+
+#[test]
+fn a_pause_and_a_resume_in_turn_end_as_the_last_one_says() {
+    let site = site();
+    let (configuration, mut relay) = streaming(&site, &[]);
+    let (load, options) = load(&site, Dice::new().seed(), 200.0);
+    for _ in 0..20 {
+        ask(&relay, "pause");
+        assert_eq!(relay.state().as_deref(), Some("paused"));
+        ask(&relay, "resume");
+        until("streaming", PATIENCE, || (relay.state()? == "streaming").then_some(()));
+    }
+    relay.wait_count("events_total", 200, PATIENCE);
+    settle(&site, &configuration, load, &options);
+    assert!(relay.is_running());
+}
+
+#[test]
+fn a_second_run_on_the_same_port_says_so_and_touches_nothing() {
+    let site = site();
+    let (configuration, relay) = streaming(&site, &[]);
+    let answer = site.command(&["run"], &configuration);
+    assert_eq!(answer.code, Some(78), "{}", answer.stderr);
+    let address = format!("127.0.0.1:{}", configuration.port);
+    assert!(answer.stderr.contains("error[PB-0003]"), "{}", answer.stderr);
+    assert!(answer.stderr.contains(&address) && answer.stderr.contains("hint: "), "{}", answer.stderr);
+    assert_eq!(relay.count("starts_total"), 1);
+    let text = fs::read_to_string(&configuration.file).expect("the file");
+    assert!(text.contains(&address));
+}

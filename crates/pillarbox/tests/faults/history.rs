@@ -1,0 +1,1 @@
+//! A checkpoint topic with a long history: a start must not read it.
