@@ -1,0 +1,213 @@
+//! The binary as a user or a script meets it, without any server: exit codes, stdout, stderr.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const SMALLEST: &str = "pipeline: orders\npostgres: { url: \"postgres://u:hunter2@127.0.0.1:1/shop\" }\n\
+                        kafka: { brokers: [\"127.0.0.1:1\"] }\noutbox: { table: public.outbox }\n";
+
+struct Desk {
+    folder: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder") }
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_pillarbox"))
+            .args(words)
+            .current_dir(self.folder.path())
+            .env_clear()
+            .output()
+            .expect("the binary runs")
+    }
+}
+
+fn exit(output: &Output) -> i32 {
+    output.status.code().expect("no signal")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+fn file(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+#[test]
+fn help_and_version_are_data() {
+    let desk = Desk::new();
+    for words in [["--help"], ["--version"]] {
+        let output = desk.run(&words);
+        assert_eq!(exit(&output), 0);
+        assert!(stdout(&output).contains("pillarbox") && output.stderr.is_empty());
+    }
+    let help = stdout(&desk.run(&["--help"]));
+    for command in
+        ["dev", "setup", "check", "run", "status", "tap", "pause", "resume", "config", "completions"]
+    {
+        assert!(help.contains(&format!("  {command} ")), "{command}:\n{help}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_2() {
+    let desk = Desk::new();
+    for words in [
+        &["nonsense"][..],
+        &["run", "--nonsense"],
+        &["tap", "-n", "many"],
+        &["dev", "--postgres-version", "9"],
+        &["setup", "--print-sql", "--dry-run"],
+        &[],
+    ] {
+        assert_eq!(exit(&desk.run(words)), 2, "{words:?}");
+    }
+}
+
+#[test]
+fn a_valid_file_is_told_so() {
+    let desk = Desk::new();
+    desk.write("pillarbox.yaml", SMALLEST);
+    let output = desk.run(&["config", "validate"]);
+    assert_eq!((exit(&output), stdout(&output).as_str()), (0, ""));
+    assert_eq!(stderr(&output), "pillarbox.yaml is valid: pipeline orders, 1 outbox table\n");
+}
+
+#[test]
+fn a_wrong_file_exits_78_with_every_problem() {
+    let desk = Desk::new();
+    let path = desk.write("p.yaml", &SMALLEST.replace("pipeline:", "pipelin:").replace("{ table", "{ tabel"));
+    let output = desk.run(&["config", "validate", "-c", file(&path)]);
+    assert_eq!(exit(&output), 78);
+    let text = stderr(&output);
+    for part in [
+        "error[PB-0002]: unknown option `pipelin`",
+        "hint: did you mean `pipeline`?",
+        "error[PB-0002]: unknown option `tabel` in outbox",
+        "error[PB-0003]: outbox.table is missing",
+        "4 problems in",
+    ] {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    assert!(!text.contains("\x1b["), "no colour without a terminal");
+    let output = desk.run(&["config", "validate", "-c", file(&path), "-o", "json"]);
+    assert_eq!(exit(&output), 78);
+    let lines: Vec<serde_json::Value> =
+        stderr(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((lines.len(), &lines[0]["level"]), (4, &serde_json::json!("error")));
+    assert!(lines.iter().any(|line| line["option"] == "outbox.tabel" && line["line"] == 4));
+}
+
+#[test]
+fn every_command_reads_the_file_first() {
+    let desk = Desk::new();
+    for words in [
+        &["run"][..],
+        &["check"],
+        &["setup"],
+        &["setup", "--print-sql"],
+        &["status"],
+        &["tap"],
+        &["pause"],
+        &["resume"],
+        &["config", "show"],
+    ] {
+        let output = desk.run(words);
+        assert_eq!(exit(&output), 78, "{words:?}");
+        assert!(stderr(&output).starts_with("error[PB-0001]: cannot read pillarbox.yaml"), "{words:?}");
+    }
+}
+
+#[test]
+fn show_blanks_secrets() {
+    let desk = Desk::new();
+    desk.write("pillarbox.yaml", SMALLEST);
+    for format in ["yaml", "json"] {
+        let output = desk.run(&["config", "show", "-o", format]);
+        assert_eq!(exit(&output), 0);
+        let text = stdout(&output);
+        assert!(text.contains("***") && !text.contains("hunter2"), "{text}");
+        assert!(text.contains("pillarbox_orders") && text.contains("127.0.0.1:8686"), "{text}");
+    }
+}
+
+#[test]
+fn print_sql_asks_no_server() {
+    let desk = Desk::new();
+    desk.write("pillarbox.yaml", SMALLEST);
+    let output = desk.run(&["setup", "--print-sql"]);
+    assert_eq!((exit(&output), stderr(&output).as_str()), (0, ""));
+    assert!(stdout(&output).contains("CREATE PUBLICATION"), "{}", stdout(&output));
+}
+
+#[test]
+fn servers_that_are_not_there_exit_69() {
+    let desk = Desk::new();
+    desk.write("pillarbox.yaml", &format!("{SMALLEST}http: {{ listen: off }}\n"));
+    for words in [&["setup"][..], &["check"], &["tap", "--from-beginning"]] {
+        let output = desk.run(words);
+        assert_eq!(exit(&output), 69, "{words:?}: {}{}", stdout(&output), stderr(&output));
+        assert!(!format!("{output:?}").contains("hunter2"));
+    }
+    // status is an answer, not an attempt.
+    let output = desk.run(&["status", "-o", "json"]);
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    let status: serde_json::Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(status["healthy"], false);
+    assert_eq!(status["postgres"]["error"]["code"], "PB-1001");
+    assert_eq!(status["kafka"]["error"]["code"], "PB-2001");
+    assert_eq!(exit(&desk.run(&["status", "--exit-code"])), 1);
+}
+
+#[test]
+fn pause_without_a_relay_exits_69() {
+    let desk = Desk::new();
+    // A port that was just given back: nobody listens there.
+    let port =
+        TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    desk.write("pillarbox.yaml", &format!("{SMALLEST}http: {{ listen: \"127.0.0.1:{port}\" }}\n"));
+    let output = desk.run(&["pause"]);
+    assert_eq!(exit(&output), 69);
+    assert!(stderr(&output).contains("hint: start it with `pillarbox run`"), "{}", stderr(&output));
+    let output = desk.run(&["resume", "--dry-run"]);
+    assert_eq!(exit(&output), 0);
+    assert!(stderr(&output).contains("would POST"), "{}", stderr(&output));
+    desk.write("pillarbox.yaml", &format!("{SMALLEST}http: {{ listen: off }}\n"));
+    assert_eq!(exit(&desk.run(&["pause"])), 78);
+}
+
+#[test]
+fn a_port_in_use_ends_run_before_it_starts() {
+    let desk = Desk::new();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    desk.write("pillarbox.yaml", &format!("{SMALLEST}http: {{ listen: \"{address}\" }}\n"));
+    let output = desk.run(&["run"]);
+    assert_eq!(exit(&output), 78);
+    assert!(stderr(&output).contains("error[PB-0003]: http.listen: cannot listen on"), "{}", stderr(&output));
+}
+
+#[test]
+fn completions_are_scripts() {
+    let desk = Desk::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = desk.run(&["completions", shell]);
+        assert_eq!(exit(&output), 0);
+        assert!(stdout(&output).contains("pillarbox"), "{shell}");
+    }
+}
