@@ -258,7 +258,7 @@ impl Lifecycle {
         match fault {
             Some(fault) => self.fault(fault, now),
             None if matches!(self.phase, Phase::Closing { .. }) => self.closed(now),
-            None if self.reader_runs => self.close(Then::Retry, now),
+            // It ends without a fault only because the reader has ended, who says why in a moment.
             None => Vec::new(),
         }
     }
@@ -396,6 +396,20 @@ mod tests {
         assert_eq!(m.step(Input::ReaderGone(Gone::Drained), S), []);
         assert_eq!(m.step(Input::SinkGone(None), S), [Action::Show(State::Stopped, None), Action::End(None)]);
         assert!(m.is_over());
+    }
+
+    #[test]
+    fn the_reader_says_how_it_ended_even_where_the_sink_is_heard_first() {
+        let mut m = streaming();
+        m.step(Input::Stop, S);
+        assert_eq!(m.step(Input::SinkGone(None), S), []);
+        let actions = m.step(Input::ReaderGone(Gone::Drained), S);
+        assert_eq!(actions, [Action::Show(State::Stopped, None), Action::End(None)]);
+
+        let mut m = streaming();
+        assert_eq!(m.step(Input::SinkGone(None), S), []);
+        let actions = m.step(Input::ReaderGone(Gone::Fault(halt())), S);
+        assert_eq!(actions, [Action::Log(halt()), Action::Show(State::Halted, Some(halt()))]);
     }
 
     #[test]
