@@ -322,7 +322,10 @@ fn cluster_id(root: &Path) -> Result<String, LabError> {
         let text = fs::read_to_string(&file).map_err(LabError::io("read", &file))?;
         return Ok(text.trim().to_owned());
     }
-    let id = base64_url(uuid::Uuid::new_v4().as_bytes());
+    let mut bytes = uuid::Uuid::new_v4().into_bytes();
+    // A first digit of '-' would look like an option to the formatter, one time in 64.
+    bytes[0] &= 0x7f;
+    let id = base64_url(&bytes);
     fs::write(&file, &id).map_err(LabError::io("write", &file))?;
     Ok(id)
 }
