@@ -36,7 +36,7 @@ const ATTEMPTS_MAX: u32 = 50;
 /// Pause between those attempts.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Attempts before a topic that a broker does not know is believed to be absent.
+/// Attempts before a topic that no broker knows is believed to be absent.
 const ABSENCE_ATTEMPTS: u32 = 3;
 
 /// A topic to be created.
@@ -112,11 +112,13 @@ pub async fn create_topic(cluster: &Cluster, spec: &TopicSpec) -> Result<Creatio
     Ok(Creation::Created)
 }
 
+/// Waits until every broker that can be reached knows a leader for each partition.
 async fn await_leaders(cluster: &Cluster, name: &str) -> Result<(), Error> {
+    let led = |topic: &MetadataResponseTopic| {
+        topic.error_code == 0 && topic.partitions.iter().all(|partition| partition.leader_id.0 >= 0)
+    };
     for _ in 0..ATTEMPTS_MAX {
-        let known = cluster.refresh(&[name]).await?;
-        let topic = known.into_iter().find(|answer| answer.name == name).and_then(|answer| answer.topic);
-        if topic.is_some_and(|topic| topic.partitions.iter().all(|partition| partition.leader.is_some())) {
+        if cluster.topic_everywhere(name).await?.iter().all(led) {
             return Ok(());
         }
         tokio::time::sleep(ATTEMPT_PAUSE).await;
@@ -125,19 +127,23 @@ async fn await_leaders(cluster: &Cluster, name: &str) -> Result<(), Error> {
     Err(Error::Deadline { what: "leader election", topic: name.to_owned(), partition: 0, after })
 }
 
-/// A topic by name; `None` = it does not exist. A broker may lag behind the controller, so absence is believed only
-/// when it was said several times in a row.
+/// A topic by name; `None` = it does not exist. A broker may lag behind the controller: absence is believed only when
+/// every broker that can be reached says so, several times in a row.
 pub async fn describe_topic(cluster: &Cluster, name: &str) -> Result<Option<TopicDescription>, Error> {
-    let wanted = MetadataRequestTopic::default().with_name(Some(topic_name(name)));
     for attempt in 1.. {
-        let answer = cluster.metadata(Some(vec![wanted.clone()])).await?;
-        let topic = answer.topics.first();
-        let code = topic.map_or(ErrorCode::UNKNOWN_SERVER_ERROR, |topic| ErrorCode(topic.error_code));
-        match (code, topic) {
-            (ErrorCode::NONE, Some(topic)) => return Ok(Some(description(topic))),
-            (ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, _) if attempt >= ABSENCE_ATTEMPTS => return Ok(None),
-            (code, _) if code.is_retriable() && attempt < ATTEMPTS_MAX => {}
-            (code, _) => code.check(ApiKey::Metadata, || name.to_owned())?,
+        let views = cluster.topic_everywhere(name).await?;
+        if let Some(topic) = views.iter().find(|topic| topic.error_code == 0) {
+            return Ok(Some(description(topic)));
+        }
+        let absent = |topic: &MetadataResponseTopic| {
+            ErrorCode(topic.error_code) == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION
+        };
+        match views.iter().find(|topic| !absent(topic)) {
+            None if attempt >= ABSENCE_ATTEMPTS => return Ok(None),
+            Some(topic) if attempt >= ATTEMPTS_MAX || !ErrorCode(topic.error_code).is_retriable() => {
+                ErrorCode(topic.error_code).check(ApiKey::Metadata, || name.to_owned())?;
+            }
+            _ => {}
         }
         tokio::time::sleep(ATTEMPT_PAUSE).await;
     }
@@ -238,7 +244,7 @@ pub async fn delete_records(
     let request =
         DeleteRecordsRequest::default().with_topics(vec![topics]).with_timeout_ms(millis(CHANGE_TIMEOUT));
     for attempt in 1.. {
-        let leader = leader_of(cluster, topic, partition, attempt > 1).await?;
+        let (leader, _) = leader_of(cluster, topic, partition, attempt > 1).await?;
         let answer = cluster.call_broker(leader, &request).await?;
         let result = answer.topics.first().and_then(|topic| topic.partitions.first());
         let code = result.map_or(ErrorCode::UNKNOWN_SERVER_ERROR, |result| ErrorCode(result.error_code));
@@ -257,16 +263,9 @@ pub async fn list_offset(
     partition: i32,
     which: OffsetOf,
 ) -> Result<i64, Error> {
-    let timestamp = if which == OffsetOf::Earliest { -2 } else { -1 };
-    let at = ListOffsetsPartition::default().with_partition_index(partition).with_timestamp(timestamp);
-    let topics = ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![at]);
-    let request = ListOffsetsRequest::default()
-        .with_replica_id(BrokerId(-1))
-        .with_isolation_level(i8::from(which == OffsetOf::LatestCommitted))
-        .with_topics(vec![topics])
-        .with_timeout_ms(millis(cluster.config().request_timeout));
     for attempt in 1.. {
-        let leader = leader_of(cluster, topic, partition, attempt > 1).await?;
+        let (leader, leader_epoch) = leader_of(cluster, topic, partition, attempt > 1).await?;
+        let request = list_offsets(cluster, topic, partition, leader_epoch, which);
         let answer = match cluster.call_broker(leader, &request).await {
             Err(error) if error.is_unreachable() && attempt < ATTEMPTS_MAX => {
                 tokio::time::sleep(ATTEMPT_PAUSE).await;
@@ -284,6 +283,25 @@ pub async fn list_offset(
     Err(Error::NoLeader { topic: topic.to_owned(), partition })
 }
 
+fn list_offsets(
+    cluster: &Cluster,
+    topic: &str,
+    partition: i32,
+    leader_epoch: i32,
+    which: OffsetOf,
+) -> ListOffsetsRequest {
+    let at = ListOffsetsPartition::default()
+        .with_partition_index(partition)
+        .with_current_leader_epoch(leader_epoch)
+        .with_timestamp(if which == OffsetOf::Earliest { -2 } else { -1 });
+    let topics = ListOffsetsTopic::default().with_name(topic_name(topic)).with_partitions(vec![at]);
+    ListOffsetsRequest::default()
+        .with_replica_id(BrokerId(-1))
+        .with_isolation_level(i8::from(which == OffsetOf::LatestCommitted))
+        .with_topics(vec![topics])
+        .with_timeout_ms(millis(cluster.config().request_timeout))
+}
+
 /// Pauses and says yes if the same question may get a better answer.
 async fn retry(code: ErrorCode, attempt: u32) -> bool {
     let again = code.is_retriable() && attempt < ATTEMPTS_MAX;
@@ -293,19 +311,19 @@ async fn retry(code: ErrorCode, attempt: u32) -> bool {
     again
 }
 
-/// The leader of a partition, from memory unless `fresh`; waits a moment for an election.
+/// Leader and leader epoch of a partition, from memory unless `fresh`; waits a moment for an election.
 pub(crate) async fn leader_of(
     cluster: &Cluster,
     topic: &str,
     partition: i32,
     fresh: bool,
-) -> Result<i32, Error> {
-    if !fresh && let Some(leader) = cluster.leader(topic, partition) {
+) -> Result<(i32, i32), Error> {
+    if !fresh && let Some(leader) = cluster.leadership(topic, partition) {
         return Ok(leader);
     }
     for attempt in 1.. {
         let answers = cluster.refresh(&[topic]).await?;
-        if let Some(leader) = cluster.leader(topic, partition) {
+        if let Some(leader) = cluster.leadership(topic, partition) {
             return Ok(leader);
         }
         let code = answers.first().map_or(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION, |answer| answer.code);

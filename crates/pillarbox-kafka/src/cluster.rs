@@ -10,12 +10,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
-use kafka_protocol::messages::{ApiKey, MetadataRequest, MetadataResponse, TopicName};
-use kafka_protocol::protocol::StrBytes;
+use kafka_protocol::messages::{ApiKey, MetadataRequest, MetadataResponse};
 use uuid::Uuid;
 
+use crate::admin::topic_name;
 use crate::connection::Connection;
 use crate::error::{Error, ErrorCode};
 use crate::protocol::Call;
@@ -72,6 +73,8 @@ pub struct TopicMetadata {
 pub struct PartitionMetadata {
     /// Broker id of the leader, none while there is none.
     pub leader: Option<i32>,
+    /// Counts the elections; a broker that answers for another epoch is not the leader we mean.
+    pub leader_epoch: i32,
     /// Number of replicas assigned.
     pub replicas: usize,
     /// Number of replicas in sync.
@@ -142,17 +145,21 @@ impl Cluster {
 
     /// Leader of a partition as remembered; no request.
     pub(crate) fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
+        self.leadership(topic, partition).map(|(leader, _)| leader)
+    }
+
+    /// Leader and leader epoch as remembered; no request.
+    pub(crate) fn leadership(&self, topic: &str, partition: i32) -> Option<(i32, i32)> {
         let known = self.known();
-        known.topics.get(topic)?.partitions.get(usize::try_from(partition).ok()?)?.leader
+        let partition = known.topics.get(topic)?.partitions.get(usize::try_from(partition).ok()?)?;
+        Some((partition.leader?, partition.leader_epoch))
     }
 
     /// Asks for brokers and the named topics. Topics that do not exist are forgotten; per-topic errors come back
     /// with their code.
     pub(crate) async fn refresh(&self, topics: &[&str]) -> Result<Vec<TopicAnswer>, Error> {
-        let wanted = topics.iter().map(|name| {
-            let name = TopicName(StrBytes::from_string((*name).to_owned()));
-            MetadataRequestTopic::default().with_name(Some(name))
-        });
+        let named = |name: &&str| MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+        let wanted = topics.iter().map(named);
         let answer = self.metadata(Some(wanted.collect())).await?;
         Ok(self.remember(&answer))
     }
@@ -187,19 +194,39 @@ impl Cluster {
         let mut last = None;
         let candidates = self.candidates();
         for address in &candidates {
-            let connection = match self.connection_at(address, Purpose::Admin).await {
-                Ok(connection) => connection,
-                Err(error) => {
-                    last = Some(error);
-                    continue;
-                }
-            };
-            match connection.call(request).await {
-                Err(error) if error.is_unreachable() => last = Some(error),
+            match self.call_at(address, request).await {
+                Err(error) if error.is_unreachable() || error.is_foreign() => last = Some(error),
                 answer => return answer,
             }
         }
         Err(no_broker(candidates.len(), last))
+    }
+
+    /// Metadata of one topic as each broker that can be reached knows it. A broker learns of a new or deleted topic
+    /// a moment after the controller, so only all of them together say that a topic does not exist.
+    pub(crate) async fn topic_everywhere(&self, name: &str) -> Result<Vec<MetadataResponseTopic>, Error> {
+        let wanted = MetadataRequestTopic::default().with_name(Some(topic_name(name)));
+        let request =
+            MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(false);
+        let mut views = Vec::new();
+        let mut last = None;
+        let addresses = self.broker_addresses();
+        let asked = join_all(addresses.iter().map(|address| self.call_at(address, &request))).await;
+        for answer in asked {
+            match answer {
+                Ok(answer) => views.extend(answer.topics.into_iter().next()),
+                Err(error) => last = Some(error),
+            }
+        }
+        if views.is_empty() { Err(no_broker(addresses.len(), last)) } else { Ok(views) }
+    }
+
+    fn broker_addresses(&self) -> Vec<Arc<str>> {
+        self.known().brokers.values().cloned().collect()
+    }
+
+    async fn call_at<Q: Call>(&self, address: &Arc<str>, request: &Q) -> Result<Q::Answer, Error> {
+        self.connection_at(address, Purpose::Admin).await?.call(request).await
     }
 
     /// A connection to any broker that can be reached, for requests whose form depends on its version.
@@ -299,7 +326,14 @@ impl Known {
     fn learn(&mut self, answer: &MetadataResponseTopic) -> Option<TopicAnswer> {
         let name = answer.name.as_ref()?.to_string();
         let code = ErrorCode(answer.error_code);
-        let topic = (code == ErrorCode::NONE).then(|| Arc::new(topic_metadata(&name, answer)));
+        let earlier = self.topics.get(&name);
+        let topic = (code == ErrorCode::NONE).then(|| {
+            let mut topic = topic_metadata(&name, answer);
+            if let Some(earlier) = earlier.filter(|earlier| earlier.id == topic.id) {
+                topic.keep_newer(earlier);
+            }
+            Arc::new(topic)
+        });
         match &topic {
             Some(topic) => self.topics.insert(name.clone(), Arc::clone(topic)),
             None => self.topics.remove(&name),
@@ -308,11 +342,23 @@ impl Known {
     }
 }
 
+impl TopicMetadata {
+    /// A broker that has just started may still tell of elections long over.
+    fn keep_newer(&mut self, earlier: &Self) {
+        for (partition, earlier) in self.partitions.iter_mut().zip(&earlier.partitions) {
+            if earlier.leader_epoch > partition.leader_epoch {
+                partition.clone_from(earlier);
+            }
+        }
+    }
+}
+
 fn topic_metadata(name: &str, answer: &MetadataResponseTopic) -> TopicMetadata {
     let mut partitions: Vec<_> = answer.partitions.iter().collect();
     partitions.sort_unstable_by_key(|partition| partition.partition_index);
     let partitions = partitions.into_iter().map(|partition| PartitionMetadata {
         leader: (partition.leader_id.0 >= 0).then_some(partition.leader_id.0),
+        leader_epoch: partition.leader_epoch,
         replicas: partition.replica_nodes.len(),
         in_sync: partition.isr_nodes.len(),
     });

@@ -349,6 +349,11 @@ impl Error {
         }
     }
 
+    /// What answered on this address is not a broker that we can talk to; another address may be.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self, Self::TlsOrSaslExpected { .. } | Self::BrokerAddress { .. })
+    }
+
     /// Credentials or ACLs are missing.
     pub fn is_authorization(&self) -> bool {
         match self {

@@ -119,7 +119,8 @@ pub struct PartitionReader {
     partition: i32,
     position: i64,
     options: ReaderOptions,
-    link: Option<Connection>,
+    /// The leader's connection and the leader epoch it was chosen by.
+    link: Option<(Connection, i32)>,
     failures: u32,
 }
 
@@ -195,9 +196,9 @@ impl PartitionReader {
     }
 
     async fn fetch(&mut self) -> Result<Fetched, Error> {
-        let connection = self.connection().await?;
+        let (connection, leader_epoch) = self.connection().await?;
         let version = connection.version_of::<FetchRequest>()?;
-        let request = self.request(version);
+        let request = self.request(version, leader_epoch);
         let limit = self.cluster.config().request_timeout + self.options.max_wait;
         let answer = connection.call_within(&request, limit).await?;
         let data = self.partition_data(answer)?;
@@ -205,15 +206,15 @@ impl PartitionReader {
     }
 
     /// The connection to the leader, opened after a question for fresh metadata.
-    async fn connection(&mut self) -> Result<Connection, Error> {
-        if let Some(connection) = self.link.as_ref().filter(|connection| connection.is_alive()) {
-            return Ok(connection.clone());
+    async fn connection(&mut self) -> Result<(Connection, i32), Error> {
+        if let Some(link) = self.link.as_ref().filter(|(connection, _)| connection.is_alive()) {
+            return Ok(link.clone());
         }
-        let leader = leader_of(&self.cluster, &self.topic, self.partition, true).await?;
+        let (leader, leader_epoch) = leader_of(&self.cluster, &self.topic, self.partition, true).await?;
         self.pin_topic()?;
-        let connection = self.cluster.private_connection(leader).await?;
-        self.link = Some(connection.clone());
-        Ok(connection)
+        let link = (self.cluster.private_connection(leader).await?, leader_epoch);
+        self.link = Some(link.clone());
+        Ok(link)
     }
 
     fn pin_topic(&mut self) -> Result<(), Error> {
@@ -230,10 +231,12 @@ impl PartitionReader {
         }
     }
 
-    fn request(&self, version: i16) -> FetchRequest {
+    /// The leader epoch makes a broker that is only a follower (and may lag behind) say so instead of answering.
+    fn request(&self, version: i16, leader_epoch: i32) -> FetchRequest {
         let max_bytes = i32::try_from(self.options.max_bytes).unwrap_or(i32::MAX);
         let partition = FetchPartition::default()
             .with_partition(self.partition)
+            .with_current_leader_epoch(leader_epoch)
             .with_fetch_offset(self.position)
             .with_partition_max_bytes(max_bytes);
         let topic = FetchTopic::default().with_partitions(vec![partition]);

@@ -3,10 +3,10 @@
 //! Nothing here decides what a failure leads to; it only says how far things got. A refused request is repeated in
 //! one case: `CONCURRENT_TRANSACTIONS` with nothing pipelined behind it.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{
     ApiKey, EndTxnRequest, FindCoordinatorRequest, InitProducerIdRequest, ProducerId, TransactionalId,
 };
@@ -17,9 +17,10 @@ use crate::admin::millis;
 use crate::cluster::{Cluster, Purpose};
 use crate::error::{Error, ErrorCode};
 
+use super::TopicRef;
 use super::encode::Part;
 use super::state::{IdSlot, Input, Reached};
-use super::verdict::{Cause, Failure, Verdict};
+use super::verdict::{Cause, Failure, LostReason, Verdict};
 
 mod produce;
 
@@ -29,8 +30,10 @@ const KEY_TRANSACTION: i8 = 1;
 /// FindCoordinator version from which it takes and gives lists.
 const COORDINATOR_LISTS: i16 = 4;
 
-/// Attempts to see a topic before it is believed to be gone: a broker may lag behind the controller.
-const ABSENCE_ATTEMPTS: u32 = 5;
+/// Looks at a topic before all brokers are asked whether it is gone: one may lag behind the controller.
+const ABSENCE_ATTEMPTS: u32 = 3;
+/// Looks at it while they disagree.
+const LAG_ATTEMPTS: u32 = 25;
 const ABSENCE_PAUSE: Duration = Duration::from_millis(40);
 
 /// What all requests of one producer share.
@@ -90,13 +93,17 @@ impl Wire {
             if let Some(refused) = refused {
                 return Err(Verdict::of_produce(refused.code, &refused.name));
             }
-            let gone = parts.iter().find(|part| {
-                self.cluster.topic(&part.topic.name).is_none_or(|topic| topic.id != part.topic.id)
-            });
-            let Some(gone) = gone else { break };
-            if attempt >= ABSENCE_ATTEMPTS {
-                let absent = answers.iter().find(|answer| answer.name == gone.topic.name);
-                return Err(gone_or_unknown(gone, absent.map(|answer| answer.code)));
+            let current = |part: &&Part| {
+                self.cluster.topic(&part.topic.name).is_some_and(|topic| topic.id == part.topic.id)
+            };
+            let Some(gone) = parts.iter().find(|part| !current(part)) else { break };
+            if attempt >= ABSENCE_ATTEMPTS && self.is_gone(&gone.topic).await? {
+                return Err(Verdict::Lose(LostReason::TopicGone { name: gone.topic.name.clone() }));
+            }
+            if attempt >= LAG_ATTEMPTS {
+                let cause =
+                    Cause { api: ApiKey::Metadata, code: Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION) };
+                return Err(Verdict::Replay { cause, slow: true });
             }
             tokio::time::sleep(ABSENCE_PAUSE).await;
         }
@@ -107,6 +114,15 @@ impl Wire {
                 Err(Verdict::Replay { cause: Cause { api: ApiKey::Metadata, code }, slow: true })
             }
         }
+    }
+
+    /// No broker that can be reached knows a topic of this name and id.
+    async fn is_gone(&self, topic: &TopicRef) -> Result<bool, Verdict> {
+        let views = self.cluster.topic_everywhere(&topic.name).await;
+        let views = views.map_err(|error| Verdict::of_error(&error))?;
+        let said = |code: i16| ErrorCode(code) == ErrorCode::UNKNOWN_TOPIC_OR_PARTITION || code == 0;
+        let known = |view: &MetadataResponseTopic| view.error_code == 0 && view.topic_id == topic.id;
+        Ok(!views.iter().any(known) && views.iter().all(|view| said(view.error_code)))
     }
 
     /// EndTxn under exactly this identity; gives the identity of the id's next transaction.
@@ -215,20 +231,8 @@ impl Wire {
     }
 }
 
-fn gone_or_unknown(part: &Part, code: Option<ErrorCode>) -> Verdict {
-    match code {
-        Some(code) if code != ErrorCode::NONE && code != ErrorCode::UNKNOWN_TOPIC_OR_PARTITION => {
-            Verdict::of_produce(code, &part.topic.name)
-        }
-        _ => Verdict::Lose(super::verdict::LostReason::TopicGone { name: part.topic.name.clone() }),
-    }
-}
-
 async fn pause(duration: Duration) {
     if !duration.is_zero() {
         tokio::time::sleep(duration).await;
     }
 }
-
-/// A first-in-first-out of replies under way, used by the pipelined stage.
-type Window<T> = VecDeque<T>;

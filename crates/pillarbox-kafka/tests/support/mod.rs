@@ -56,11 +56,18 @@ impl Topics {
     }
 }
 
-fn batch(topic: &Arc<TopicRef>, partition: i32, value: &str) -> Batch {
+/// One record.
+pub(crate) fn batch(topic: &Arc<TopicRef>, partition: i32, value: &str) -> Batch {
     let mut builder = BatchBuilder::new();
-    builder.append(1_700_000_000_000, Some(b"key"), Some(value.as_bytes()), &[]).unwrap();
+    builder.append(now_ms(), Some(b"key"), Some(value.as_bytes()), &[]).unwrap();
     builder.finish();
     Batch::from_vec(Arc::clone(topic), partition, builder.take(), 1)
+}
+
+/// The broker deletes what is older than a topic's retention, half a minute after its start.
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    since.as_millis() as i64
 }
 
 pub(crate) async fn next(producer: &mut Producer<u64>) -> Outcome<u64> {

@@ -2,7 +2,9 @@
 //!
 //! It returns only when no request is outstanding any more, so that whatever comes next cannot overtake it.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use kafka_protocol::messages::{ApiKey, ProduceRequest, ProduceResponse};
@@ -17,14 +19,14 @@ use crate::producer::plan::{Item, REQUEST_BYTES_MAX, Request, Stage, plan};
 use crate::producer::state::{Reached, markers_pause};
 use crate::producer::verdict::{Cause, Verdict};
 
-use super::{Window, Wire, pause};
+use super::{Wire, pause};
 
 /// Produce requests under way on one connection; the broker keeps the order of five batches per partition.
 const PIPELINE_MAX: usize = 5;
 
-/// Repetitions of a request refused with `CONCURRENT_TRANSACTIONS`: about two seconds, on top of the broker's own
-/// 100 ms of waiting.
-const CONCURRENT_REPEATS_MAX: u32 = 200;
+/// How long a request refused with `CONCURRENT_TRANSACTIONS` is repeated: markers take milliseconds, and where they
+/// take longer (a broker is down) there is nothing to gain from asking more often than replays do.
+const CONCURRENT_LIMIT: Duration = Duration::from_secs(2);
 
 /// What came of all requests of a transaction.
 pub(super) struct Tally {
@@ -133,7 +135,7 @@ impl Run<'_> {
                 return tally;
             }
         };
-        let mut window: Window<(Vec<usize>, Result<Sent, Error>)> = Window::new();
+        let mut window = Window::new();
         for request in requests {
             if self.failed.load(Ordering::Relaxed) {
                 break;
@@ -152,7 +154,7 @@ impl Run<'_> {
     async fn settle_front(
         &self,
         connection: &Connection,
-        window: &mut Window<(Vec<usize>, Result<Sent, Error>)>,
+        window: &mut Window,
         repeatable: bool,
         tally: &mut Tally,
     ) {
@@ -172,15 +174,15 @@ impl Run<'_> {
         repeatable: bool,
         tally: &mut Tally,
     ) {
+        let started = Instant::now();
         for attempt in 0.. {
+            let may_repeat = repeatable && started.elapsed() < CONCURRENT_LIMIT;
             let answer = match sent {
                 Ok(sent) => sent.answer(connection).await,
                 Err(error) => Err(error),
             };
             let waiting = match answer {
-                Ok(answer) => {
-                    self.count(&answer, &items, repeatable && attempt < CONCURRENT_REPEATS_MAX, tally)
-                }
+                Ok(answer) => self.count(&answer, &items, may_repeat, tally),
                 Err(error) => return tally.fail_with(&error),
             };
             if waiting.is_empty() || tally.verdict.is_some() {
@@ -228,6 +230,9 @@ impl Run<'_> {
         waiting
     }
 }
+
+/// Requests under way on one connection: the items of each, and whether it left.
+type Window = VecDeque<(Vec<usize>, Result<Sent, Error>)>;
 
 struct Sent {
     reply: Reply,

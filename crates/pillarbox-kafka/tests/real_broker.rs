@@ -1,0 +1,330 @@
+//! The whole client against Apache Kafka itself; what was written is read back by another implementation.
+
+mod support;
+
+use std::time::Duration;
+
+use pillarbox_kafka::admin::{self, Creation, OffsetOf, TopicSpec};
+use pillarbox_kafka::producer::{LostReason, Producer, ProducerConfig};
+use pillarbox_kafka::reader::{PartitionReader, ReaderOptions};
+use pillarbox_kafka::{Cluster, Error, ErrorCode};
+use pillarbox_lab::{Kafka, KafkaOptions};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use support::{Topics, config, drive, next_committed, next_lost};
+
+const CHECKPOINT: &str = "__pillarbox.orders";
+
+/// No read takes longer than this.
+const READ_LIMIT: Duration = Duration::from_secs(60);
+
+fn spec(name: &str, partitions: i32, configs: &[(&str, &str)]) -> TopicSpec {
+    let configs = configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    TopicSpec { name: name.to_owned(), partitions, replication_factor: -1, configs }
+}
+
+async fn topics(cluster: &Cluster, data: &str, partitions: i32, configs: &[(&str, &str)]) -> Topics {
+    admin::create_topic(cluster, &spec(data, partitions, configs)).await.unwrap();
+    admin::create_topic(cluster, &spec(CHECKPOINT, 1, &[("cleanup.policy", "compact")])).await.unwrap();
+    Topics::find(cluster, data, CHECKPOINT).await
+}
+
+async fn producer(cluster: &Cluster) -> Producer<u64> {
+    Producer::init(cluster.clone(), producer_config()).await.unwrap()
+}
+
+fn producer_config() -> ProducerConfig {
+    ProducerConfig {
+        transaction_timeout: Duration::from_secs(30),
+        request_timeout: Duration::from_secs(2),
+        ..ProducerConfig::new("pillarbox.orders.")
+    }
+}
+
+/// Values of one partition as our own reader sees them.
+async fn read(cluster: &Cluster, topic: &str, partition: i32) -> Vec<String> {
+    let end = admin::list_offset(cluster, topic, partition, OffsetOf::Latest).await.unwrap();
+    let mut reader = PartitionReader::new(cluster.clone(), topic, partition, 0, ReaderOptions::default());
+    let records = reader.read_to(end, READ_LIMIT).await.unwrap();
+    records.iter().map(|record| String::from_utf8(record.value.clone().unwrap().to_vec()).unwrap()).collect()
+}
+
+/// Values of one partition as librdkafka sees them, `read_committed`.
+fn read_independently(bootstrap: &str, topic: &str, partition: i32) -> Vec<String> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "check")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("enable.auto.commit", "false")
+        .create()
+        .unwrap();
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+    consumer.assign(&from).unwrap();
+    let mut values = Vec::new();
+    loop {
+        match consumer.poll(READ_LIMIT).expect("a record or the end in time") {
+            Ok(record) => values.push(String::from_utf8(record.payload().unwrap().to_vec()).unwrap()),
+            Err(rdkafka::error::KafkaError::PartitionEOF(_)) => return values,
+            Err(error) => println!("while reading: {error}"),
+        }
+    }
+}
+
+/// Every partition holds exactly transactions `0..count`, in order, for both readers.
+async fn check(cluster: &Cluster, bootstrap: &str, topics: &Topics, count: u64, batches: u32) {
+    let expected = topics.expected(count, batches);
+    for partition in 0..topics.partitions {
+        assert_eq!(read(cluster, &topics.data.name, partition).await, expected, "partition {partition}");
+        let name = topics.data.name.clone();
+        let bootstrap = bootstrap.to_owned();
+        let theirs = tokio::task::spawn_blocking(move || read_independently(&bootstrap, &name, partition));
+        assert_eq!(theirs.await.unwrap(), expected, "partition {partition}, read independently");
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn one_broker() {
+    // Timed-out transactions are looked for every 10 s by default.
+    let options =
+        KafkaOptions::default().setting("transaction.abort.timed.out.transaction.cleanup.interval.ms", "200");
+    let mut kafka = Kafka::start(options).unwrap();
+    let bootstrap = kafka.bootstrap();
+    runtime().block_on(async {
+        let cluster = Cluster::connect(config(&bootstrap)).await.unwrap();
+        assert_eq!(cluster.transaction_version(), 2);
+        assert!(!cluster.cluster_id().is_empty());
+        topics_are_managed(&cluster).await;
+        transactions_are_read_by_others(&cluster, &bootstrap).await;
+        every_compression_is_read(&cluster).await;
+        a_second_producer_fences_the_first(&cluster).await;
+        too_large_is_typed_and_leaves_nothing(&cluster).await;
+        a_recreated_topic_is_never_written(&cluster).await;
+        a_stalled_relay_loses_its_transaction(&cluster).await;
+        a_frozen_broker_is_waited_for(&cluster, &mut kafka).await;
+        a_killed_broker_is_waited_for(&cluster, &bootstrap, &mut kafka).await;
+    });
+}
+
+async fn topics_are_managed(cluster: &Cluster) {
+    println!("topics are managed");
+    let wanted = spec("managed", 3, &[("retention.ms", "1000"), ("max.message.bytes", "5000")]);
+    assert_eq!(admin::describe_topic(cluster, "managed").await.unwrap(), None);
+    assert_eq!(admin::create_topic(cluster, &wanted).await.unwrap(), Creation::Created);
+    assert_eq!(admin::create_topic(cluster, &wanted).await.unwrap(), Creation::AlreadyExists);
+    let found = admin::describe_topic(cluster, "managed").await.unwrap().unwrap();
+    assert_eq!((found.partitions, found.replication_factor, found.leaderless), (3, 1, 0));
+    let by_id = admin::describe_topics_by_id(cluster, &[found.id, uuid::Uuid::from_u128(1)]).await.unwrap();
+    assert_eq!(by_id, [Some(found.clone()), None]);
+    let limits = admin::topic_limits(cluster, "managed").await.unwrap();
+    assert_eq!((limits.max_message_bytes, limits.retention_ms), (5000, Some(1000)));
+    assert!(limits.delete && !limits.compact && limits.min_insync_replicas == 1);
+    assert_eq!((limits.timestamp_before_max_ms, limits.timestamp_after_max_ms), (None, Some(3_600_000)));
+    let broker = admin::broker_limits(cluster).await.unwrap();
+    assert_eq!((broker.transaction_max_timeout_ms, broker.auto_create_topics), (900_000, false));
+    admin::increase_partitions(cluster, "managed", 5).await.unwrap();
+    for which in [OffsetOf::Earliest, OffsetOf::Latest, OffsetOf::LatestCommitted] {
+        assert_eq!(admin::list_offset(cluster, "managed", 0, which).await.unwrap(), 0);
+    }
+    assert!(admin::list_topics(cluster).await.unwrap().iter().any(|topic| topic.name == "managed"));
+    assert!(admin::delete_topic(cluster, "managed").await.unwrap());
+    let unknown = admin::topic_limits(cluster, "never-there").await.err().and_then(|error| error.code());
+    assert_eq!(unknown, Some(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
+}
+
+async fn transactions_are_read_by_others(cluster: &Cluster, bootstrap: &str) {
+    println!("transactions are read by others");
+    let topics = topics(cluster, "plain", 8, &[]).await;
+    let mut producer = producer(cluster).await;
+    let started = std::time::Instant::now();
+    drive(&mut producer, &topics, 0..200, 1).await;
+    println!("200 small transactions in {:?}: {:?}", started.elapsed(), producer.stats());
+    assert_eq!((producer.stats().aborts, producer.stats().replays), (0, 0));
+    drive(&mut producer, &topics, 200..210, 1).await;
+    check(cluster, bootstrap, &topics, 210, 1).await;
+    let before = admin::list_offset(cluster, "plain", 0, OffsetOf::Earliest).await.unwrap();
+    let after = admin::delete_records(cluster, "plain", 0, 10).await.unwrap();
+    assert_eq!((before, after), (0, 10));
+    let mut gone = PartitionReader::new(cluster.clone(), "plain", 0, 0, ReaderOptions::default());
+    let code = gone.poll().await.err().and_then(|error| error.code());
+    assert_eq!(code, Some(ErrorCode::OFFSET_OUT_OF_RANGE));
+}
+
+/// The broker compresses what we write, so that the reader meets every codec.
+async fn every_compression_is_read(cluster: &Cluster) {
+    println!("every compression is read");
+    for codec in ["gzip", "snappy", "lz4", "zstd"] {
+        let topics = topics(cluster, codec, 1, &[("compression.type", codec)]).await;
+        drive(&mut producer(cluster).await, &topics, 0..3, 2).await;
+        assert_eq!(read(cluster, codec, 0).await, topics.expected(3, 2), "{codec}");
+    }
+}
+
+async fn a_second_producer_fences_the_first(cluster: &Cluster) {
+    println!("a second producer fences the first");
+    let topics = topics(cluster, "fenced", 2, &[]).await;
+    let mut first = producer(cluster).await;
+    drive(&mut first, &topics, 0..3, 1).await;
+    let mut second = producer(cluster).await;
+    first.submit(topics.transaction(99, 1));
+    let lost = next_lost(&mut first).await;
+    assert_eq!((lost.reason, lost.transactions.len()), (LostReason::Fenced, 1));
+    drive(&mut second, &topics, 3..6, 1).await;
+    assert_eq!(read(cluster, "fenced", 1).await, topics.expected(6, 1));
+}
+
+async fn too_large_is_typed_and_leaves_nothing(cluster: &Cluster) {
+    println!("too large is typed and leaves nothing");
+    // Not below the 78 bytes of an abort marker: a broker that cannot write one never finishes the transaction.
+    let small = topics(cluster, "small", 1, &[("max.message.bytes", "200")]).await;
+    let plain = topics(cluster, "beside", 1, &[]).await;
+    let mut producer = producer(cluster).await;
+    let mut mixed = plain.transaction(0, 1);
+    mixed.data.push(support::batch(&small.data, 0, &"x".repeat(500)));
+    producer.submit(plain.transaction(0, 1));
+    producer.submit(mixed);
+    assert_eq!(next_committed(&mut producer).await.transaction.tag, 0);
+    let lost = next_lost(&mut producer).await;
+    assert_eq!(lost.reason, LostReason::TooLarge { topic: "small".to_owned() });
+    // The abort was sent, so nobody waits for a timeout to read on.
+    let end = admin::list_offset(cluster, "beside", 0, OffsetOf::Latest).await.unwrap();
+    let mut reader = PartitionReader::new(cluster.clone(), "beside", 0, 0, ReaderOptions::default());
+    assert_eq!(reader.read_to(end, Duration::from_secs(5)).await.unwrap().len(), 1);
+}
+
+async fn a_recreated_topic_is_never_written(cluster: &Cluster) {
+    println!("a recreated topic is never written");
+    let topics = topics(cluster, "again", 1, &[]).await;
+    let mut producer = producer(cluster).await;
+    drive(&mut producer, &topics, 0..2, 1).await;
+    assert!(admin::delete_topic(cluster, "again").await.unwrap());
+    while admin::create_topic(cluster, &spec("again", 1, &[])).await.unwrap() != Creation::Created {}
+    producer.submit(topics.transaction(2, 1));
+    let lost = next_lost(&mut producer).await;
+    assert_eq!(lost.reason, LostReason::TopicGone { name: "again".to_owned() });
+    assert_eq!(read(cluster, "again", 0).await, Vec::<String>::new());
+}
+
+async fn a_stalled_relay_loses_its_transaction(cluster: &Cluster) {
+    println!("a stalled relay loses its transaction");
+    let topics = topics(cluster, "stalled", 1, &[]).await;
+    let config = ProducerConfig { transaction_timeout: Duration::from_millis(500), ..producer_config() };
+    let mut producer = Producer::init(cluster.clone(), config).await.unwrap();
+    drive(&mut producer, &topics, 0..2, 1).await;
+    // Many batches, so that the first ones are in the log long before the transaction is whole.
+    producer.submit(topics.transaction(2, 500));
+    let offset = async |which| admin::list_offset(cluster, "stalled", 0, which).await.unwrap();
+    let written = async { while offset(OffsetOf::Latest).await < 5 {} };
+    tokio::select! {
+        () = written => {}
+        _ = producer.next() => panic!("the transaction was over before the first look"),
+    }
+    // Nobody drives the producer until the coordinator gave up on it.
+    while offset(OffsetOf::LatestCommitted).await < offset(OffsetOf::Latest).await {}
+    let lost = next_lost(&mut producer).await;
+    assert!(matches!(lost.reason, LostReason::Fenced | LostReason::TimedOut), "{:?}", lost.reason);
+    println!("a stalled relay is told: {:?}", lost.reason);
+    assert_eq!(read(cluster, "stalled", 0).await, topics.expected(2, 1));
+}
+
+async fn a_frozen_broker_is_waited_for(cluster: &Cluster, kafka: &mut Kafka) {
+    println!("a frozen broker is waited for");
+    let topics = topics(cluster, "frozen", 4, &[]).await;
+    let config = ProducerConfig { request_timeout: Duration::from_millis(300), ..producer_config() };
+    let mut producer = Producer::init(cluster.clone(), config).await.unwrap();
+    drive(&mut producer, &topics, 0..5, 2).await;
+    kafka.suspend(1).unwrap();
+    for n in 5..8 {
+        producer.submit(topics.transaction(n, 2));
+    }
+    let stalled = tokio::time::timeout(Duration::from_secs(2), producer.next()).await;
+    assert!(stalled.is_err(), "a frozen broker commits nothing");
+    kafka.resume(1).unwrap();
+    for n in 5..8 {
+        assert_eq!(next_committed(&mut producer).await.transaction.tag, n);
+    }
+    println!("after a freeze: {:?}", producer.stats());
+    assert_eq!(read(cluster, "frozen", 3).await, topics.expected(8, 2));
+}
+
+async fn a_killed_broker_is_waited_for(cluster: &Cluster, bootstrap: &str, kafka: &mut Kafka) {
+    println!("a killed broker is waited for");
+    let topics = topics(cluster, "killed", 4, &[]).await;
+    let mut producer = producer(cluster).await;
+    drive(&mut producer, &topics, 0..5, 3).await;
+    for n in 5..8 {
+        producer.submit(topics.transaction(n, 3));
+    }
+    assert_eq!(next_committed(&mut producer).await.transaction.tag, 5);
+    kafka.kill9(1).unwrap();
+    let refused = tokio::time::timeout(Duration::from_millis(200), producer.next()).await;
+    drop(refused);
+    let unreachable = Cluster::connect(config(bootstrap)).await.err();
+    assert!(unreachable.is_some_and(|error| error.is_unreachable()));
+    kafka.start_broker(1).unwrap();
+    drive_rest(&mut producer, &topics, 12).await;
+    println!("after a kill: {:?}", producer.stats());
+    check(cluster, bootstrap, &topics, 12, 3).await;
+}
+
+/// Goes on after outcomes may have been consumed: until `end` is committed.
+async fn drive_rest(producer: &mut Producer<u64>, topics: &Topics, end: u64) {
+    let mut submitted = 8;
+    loop {
+        while submitted < end && producer.can_submit() {
+            producer.submit(topics.transaction(submitted, 3));
+            submitted += 1;
+        }
+        if next_committed(producer).await.transaction.tag + 1 == end {
+            return;
+        }
+    }
+}
+
+#[test]
+fn three_brokers_and_one_of_them_dies_under_load() {
+    let mut kafka = Kafka::start(KafkaOptions::brokers(3)).unwrap();
+    let bootstrap = kafka.bootstrap();
+    runtime().block_on(async {
+        let cluster = Cluster::connect(config(&bootstrap)).await.unwrap();
+        let topics = topics(&cluster, "orders", 6, &[]).await;
+        let limits = admin::topic_limits(&cluster, "orders").await.unwrap();
+        assert_eq!(limits.min_insync_replicas, 2);
+        let mut producer = producer(&cluster).await;
+        let (mut submitted, mut committed) = (0, 0);
+        for victim in 1..=3 {
+            let (kill_at, back_at, end) = (committed + 40, committed + 80, committed + 120);
+            while committed < end {
+                while submitted < end && producer.can_submit() {
+                    producer.submit(topics.transaction(submitted, 2));
+                    submitted += 1;
+                }
+                assert_eq!(next_committed(&mut producer).await.transaction.tag, committed);
+                committed += 1;
+                if committed == kill_at {
+                    kafka.kill9(victim).unwrap();
+                }
+                if committed == back_at {
+                    kafka.start_broker(victim).unwrap();
+                }
+            }
+        }
+        println!("{:?}", producer.stats());
+        check(&cluster, &bootstrap, &topics, committed, 2).await;
+    });
+}
+
+#[test]
+fn an_older_cluster_is_refused() {
+    let kafka = Kafka::start(KafkaOptions { version: "3.9.1".into(), ..KafkaOptions::default() }).unwrap();
+    runtime().block_on(async {
+        let cluster = Cluster::connect(config(&kafka.bootstrap())).await.unwrap();
+        let refused = Producer::<u64>::init(cluster, producer_config()).await.err();
+        assert!(matches!(refused, Some(Error::TransactionVersion { found: 0 | 1 })), "{refused:?}");
+    });
+}
