@@ -1,0 +1,74 @@
+//! Rows and streams that cannot be published, in words: where the row is, never what is in it.
+
+use crate::batch::BatchError;
+use crate::decode::{DecodeError, Description, Transaction};
+use crate::error::{Code, Fault};
+use crate::outbox::OutboxError;
+use crate::route::RouteError;
+
+fn place(relation: &Description, transaction: Transaction, index: u32) -> String {
+    format!(
+        "row {index} of the transaction at {} in table {}.{}",
+        transaction.commit_lsn, relation.schema, relation.name
+    )
+}
+
+pub(super) fn decode_fault(error: DecodeError) -> Fault {
+    Fault::new(Code::PgProtocol, "the replication stream cannot be understood").because(error)
+}
+
+pub(super) fn outbox_fault(error: &OutboxError, transaction: Transaction, index: u32) -> Fault {
+    let code = match error {
+        OutboxError::ColumnMissing { .. } => Code::ColumnMissing,
+        OutboxError::Null { .. } => Code::MissingValue,
+        OutboxError::Unreadable { .. } => Code::BadValue,
+    };
+    let at = format!("row {index} of the transaction at {}", transaction.commit_lsn);
+    Fault::new(code, format!("{at} cannot become an event")).because(error).hint(match code {
+        Code::ColumnMissing => "correct outbox.columns, or add the column to the publication's column list",
+        _ => "the pipeline waits at this row; correct the writer, and move past the row only on purpose",
+    })
+}
+
+pub(super) fn route_fault(
+    error: &RouteError,
+    relation: &Description,
+    transaction: Transaction,
+    index: u32,
+) -> Fault {
+    let (code, hint) = match error {
+        RouteError::KeylessCompacted(_) => {
+            (Code::KeylessCompacted, "give the rows a key, or set the topic's cleanup.policy to delete")
+        }
+        RouteError::NullColumn(_) => (Code::MissingValue, "add NOT NULL to the column that names the topic"),
+        _ => (Code::IllegalTopic, "topic names have 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-'"),
+    };
+    let message = format!("{} cannot be routed", place(relation, transaction, index));
+    Fault::new(code, message).because(error).hint(hint)
+}
+
+pub(super) fn too_large_fault(
+    topic: &str,
+    found: usize,
+    allowed: usize,
+    relation: &Description,
+    transaction: Transaction,
+    index: u32,
+) -> Fault {
+    let message = format!(
+        "{} makes a batch of {found} bytes, topic {topic} takes {allowed}",
+        place(relation, transaction, index)
+    );
+    Fault::new(Code::EventTooLarge, message)
+        .hint(format!("kafka-configs.sh --alter --topic {topic} --add-config max.message.bytes={found}"))
+}
+
+pub(super) fn append_fault(
+    error: &BatchError,
+    relation: &Description,
+    transaction: Transaction,
+    index: u32,
+) -> Fault {
+    Fault::new(Code::BadValue, format!("{} cannot be encoded", place(relation, transaction, index)))
+        .because(error)
+}

@@ -1,0 +1,323 @@
+//! What happens to events once they are read: routed, encoded, counted, sealed.
+//!
+//! Holds everything behind the outbox stage, so that a row may borrow the decoder and the extractor
+//! while it is taken. Never knows what a frame looks like.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use pillarbox_kafka::producer::{Batch, TopicRef};
+use pillarbox_wire::lsn::Lsn;
+use pillarbox_wire::position::{Epoch, Position, Sequence};
+
+use super::fault::{append_fault, route_fault, too_large_fault};
+use super::record::{RecordTime, Texts, headers, record_time};
+use super::{CommittedSet, Now, SETS_MAX, SealedSet, SetEnd, Taken};
+use crate::batch::{BatchSet, POOL_BYTES_MAX, Record};
+use crate::config::{Config, Outbox, Transaction as Limits};
+use crate::decode::{Committed, Description, Transaction};
+use crate::error::Fault;
+use crate::outbox::Event;
+use crate::pipeline::pace::{Due, Filling, Heat, Pacer};
+use crate::position::checkpoint::{BUCKET_SLOTS, Delta, Table, TopicRecord};
+use crate::position::confirm::Ledger;
+use crate::route::{Destination, RouteError, Router, Topic};
+use crate::sql::LINEAGE_PREFIX;
+
+/// The open source transaction, as far as it concerns splitting.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Open {
+    /// Events of this transaction in the filling set.
+    events: usize,
+    /// Their bytes.
+    bytes: usize,
+    /// Parts sealed before.
+    parts: u32,
+    /// Whether this run published anything of it.
+    published: bool,
+    /// The last ordinal taken.
+    last_index: u32,
+}
+
+/// What happens to events once they are read: everything behind the outbox stage.
+pub(super) struct Fill {
+    pipeline: String,
+    epoch: Epoch,
+    limits: Limits,
+    /// The transaction that the checkpoint ends inside of, and the parts of it that are published.
+    resumed: Option<(Lsn, u32)>,
+    header_names: Vec<Vec<String>>,
+    pub(super) router: Router,
+    topic_refs: Vec<Arc<TopicRef>>,
+    sequences: Vec<u64>,
+    pub(super) set: BatchSet,
+    transactions: usize,
+    /// When the oldest unsealed thing came in.
+    pub(super) since: Option<Duration>,
+    /// The transaction that must not share a set with earlier ones.
+    pub(super) settle_before: Option<Lsn>,
+    pub(super) open: Option<Open>,
+    pub(super) end: SetEnd,
+    pending_nonce: Option<String>,
+    pub(super) sealed: usize,
+    sealed_bytes: usize,
+    pub(super) ready: Vec<SealedSet>,
+    pacer: Pacer,
+    pub(super) heat: Heat,
+    pub(super) ledger: Ledger,
+    texts: Texts,
+    pub(super) retimed: u64,
+}
+
+impl Fill {
+    pub(super) fn new(config: &Config, epoch: Epoch, table: &Table, topics: Vec<Topic>, now: Now) -> Self {
+        let position = table.position.as_ref().expect("an intake starts from a checkpoint");
+        let templates = config.outbox.iter().map(|outbox| outbox.topic.clone()).collect();
+        let names = |outbox: &Outbox| outbox.headers.iter().map(|h| h.name.clone()).collect();
+        let mut fill = Self {
+            pipeline: config.pipeline.to_string(),
+            epoch,
+            limits: config.kafka.transaction.clone(),
+            resumed: position.index.map(|_| (position.commit_lsn, position.part.unwrap_or(1))),
+            header_names: config.outbox.iter().map(names).collect(),
+            router: Router::new(templates, Vec::new()),
+            topic_refs: Vec::new(),
+            sequences: table.sequences.clone(),
+            set: BatchSet::new(),
+            transactions: 0,
+            since: None,
+            settle_before: None,
+            open: None,
+            end: SetEnd::from(position),
+            pending_nonce: None,
+            sealed: 0,
+            sealed_bytes: 0,
+            ready: Vec::new(),
+            pacer: Pacer::default(),
+            heat: Heat::default(),
+            ledger: Ledger::new(position.resume_lsn, now.monotonic),
+            texts: Texts::default(),
+            retimed: 0,
+        };
+        topics.into_iter().for_each(|topic| fill.learn(topic));
+        fill
+    }
+
+    pub(super) fn learn(&mut self, mut topic: Topic) {
+        if !topic.recorded {
+            topic.first_slot = self.router.next_slot();
+        }
+        let slots = (topic.first_slot + topic.partitions) as usize;
+        if self.sequences.len() < slots {
+            self.sequences.resize(slots, 0);
+        }
+        self.topic_refs.push(Arc::new(TopicRef { name: topic.name.clone(), id: topic.id }));
+        self.router.learn(topic);
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.open.is_none() && self.since.is_none() && self.sealed == 0
+    }
+
+    /// A lineage nonce that came back through WAL; other messages give no events.
+    pub(super) fn take_message(&mut self, prefix: &str, content: &[u8]) {
+        if prefix != LINEAGE_PREFIX {
+            return;
+        }
+        let text = std::str::from_utf8(content).unwrap_or_default();
+        if let Some((pipeline, nonce)) = text.split_once(':')
+            && pipeline == self.pipeline
+        {
+            self.pending_nonce = Some(nonce.to_owned());
+        }
+    }
+
+    pub(super) fn begin(&mut self, transaction: Option<Transaction>, now: Now) {
+        let commit_lsn = transaction.map(|transaction| transaction.commit_lsn);
+        if commit_lsn.is_some() && commit_lsn == self.settle_before && self.since.is_some() {
+            self.seal(self.end.clone(), now);
+        }
+        let resumed = self.resumed.filter(|(inside, _)| Some(*inside) == commit_lsn);
+        // A transaction that is resumed inside needs a closing checkpoint even if nothing follows.
+        let parts = resumed.map_or(0, |(_, parts)| parts);
+        self.open = Some(Open { parts, published: resumed.is_some(), ..Open::default() });
+    }
+
+    pub(super) fn commit(&mut self, committed: Committed, now: Now) {
+        let open = self.open.take().unwrap_or_default();
+        self.ledger.keepalive(committed.end_lsn, false);
+        if open.published {
+            self.end.commit_lsn = committed.commit_lsn;
+            self.end.published_end_lsn = committed.end_lsn;
+            self.end.index = None;
+            self.end.part = None;
+            self.transactions += 1;
+            self.since.get_or_insert(now.monotonic);
+        }
+        self.end.resume_lsn = self.end.resume_lsn.max(committed.end_lsn);
+        if let Some(nonce) = self.pending_nonce.take() {
+            self.end.lineage_nonce = Some(nonce);
+            self.since.get_or_insert(now.monotonic);
+        }
+    }
+
+    pub(super) fn take_event(
+        &mut self,
+        event: &Event<'_>,
+        transaction: Transaction,
+        index: u32,
+        relation: &Description,
+        now: Now,
+    ) -> Result<Taken, Fault> {
+        let to = match self.router.route(event, transaction.commit_lsn) {
+            Ok(to) => to,
+            Err(RouteError::UnknownTopic(name)) => return Ok(Taken::NeedsTopic(name)),
+            Err(error) => return Err(route_fault(&error, relation, transaction, index)),
+        };
+        let limits = self.router.topics()[to.topic.0].limits;
+        let open = self.open.unwrap_or_default();
+        let time = record_time(transaction.commit_time.to_unix_millis(), now.unix_ms, &limits);
+        let sequence = Sequence(self.sequences[to.slot] + 1);
+        let position = Position { epoch: self.epoch, commit_lsn: transaction.commit_lsn, index };
+        self.texts.write(&self.pipeline, position, sequence, open.parts + 1, time);
+        let names = &self.header_names[event.outbox];
+        let (headers, count) = headers(event, names, &self.texts);
+        let record = Record {
+            timestamp_ms: time.record_ms,
+            key: event.key,
+            value: event.payload,
+            headers: &headers[..count],
+        };
+        let bytes = BatchSet::record_bytes(&record, limits.batch_bytes_max).map_err(|batch_bytes| {
+            let topic = &self.router.topics()[to.topic.0].name;
+            too_large_fault(topic, batch_bytes, limits.batch_bytes_max, relation, transaction, index)
+        })?;
+        if self.splits(open, bytes) {
+            return Ok(self.split(now));
+        }
+        if !self.has_room(bytes) {
+            return Ok(Taken::NeedsRoom);
+        }
+        self.set
+            .append(to, &record, limits.batch_bytes_max)
+            .map_err(|error| append_fault(&error, relation, transaction, index))?;
+        self.took(to, sequence, position, bytes, time, now);
+        Ok(Taken::Done)
+    }
+
+    pub(super) fn took(
+        &mut self,
+        to: Destination,
+        sequence: Sequence,
+        position: Position,
+        bytes: usize,
+        time: RecordTime,
+        now: Now,
+    ) {
+        self.sequences[to.slot] = sequence.0;
+        self.end.last = Some(position);
+        self.retimed += u64::from(time.commit_ms.is_some());
+        self.since.get_or_insert(now.monotonic);
+        let open = self.open.as_mut().expect("events come inside transactions");
+        open.events += 1;
+        open.bytes += bytes;
+        open.published = true;
+        open.last_index = position.index;
+    }
+
+    /// Whether another `bytes` of the open transaction go beyond what one Kafka transaction takes.
+    pub(super) fn splits(&self, open: Open, bytes: usize) -> bool {
+        open.events > 0
+            && (open.events >= self.limits.events_max || open.bytes + bytes > self.limits.bytes_max)
+    }
+
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        if self.sealed == 0 {
+            return true;
+        }
+        self.sealed < SETS_MAX && self.sealed_bytes + self.set.bytes() + bytes <= POOL_BYTES_MAX
+    }
+
+    /// Seals the part of the open transaction that was taken.
+    pub(super) fn split(&mut self, now: Now) -> Taken {
+        if self.sealed >= SETS_MAX {
+            return Taken::NeedsRoom;
+        }
+        let open = self.open.as_mut().expect("only an open transaction is split");
+        let end = SetEnd {
+            commit_lsn: self.end.last.expect("a split part has events").commit_lsn,
+            index: Some(open.last_index),
+            part: Some(open.parts + 1),
+            ..self.end.clone()
+        };
+        *open = Open { parts: open.parts + 1, published: true, ..Open::default() };
+        self.seal(end, now);
+        Taken::Again
+    }
+
+    pub(super) fn pace(&mut self, now: Now) -> Due {
+        if self.open.is_some() || self.sealed >= SETS_MAX {
+            return Due::Later;
+        }
+        let filling = Filling {
+            since: self.since,
+            full: self.set.is_full(),
+            sealed: self.sealed,
+            hot: self.heat.is_hot(),
+        };
+        let due = self.pacer.due(filling, now.monotonic);
+        if due == Due::Now {
+            self.seal(self.end.clone(), now);
+        } else if self.is_quiet()
+            && let Some(wal_end) = self.ledger.idle_due(now.monotonic)
+        {
+            self.ledger.idle_sealed(now.monotonic);
+            self.end.resume_lsn = self.end.resume_lsn.max(wal_end);
+            self.seal(self.end.clone(), now);
+        }
+        due
+    }
+
+    pub(super) fn committed(&mut self, set: CommittedSet, now: Now) {
+        assert!(self.sealed > 0, "I5: a commit of a set that was never sealed");
+        self.sealed -= 1;
+        self.sealed_bytes -= set.bytes;
+        self.ledger.committed(set.end.resume_lsn, now.monotonic);
+        self.set.recycle(set.buffers);
+    }
+
+    pub(super) fn seal(&mut self, end: SetEnd, now: Now) {
+        let (events, bytes) = (self.set.events(), self.set.bytes());
+        let buckets = self.touched_buckets();
+        let mut topics: Vec<(String, TopicRecord)> = Vec::new();
+        let mut batches = Vec::new();
+        for batch in self.set.seal() {
+            topics.extend(self.router.record(batch.topic));
+            batches.push(Batch {
+                topic: Arc::clone(&self.topic_refs[batch.topic.0]),
+                partition: i32::try_from(batch.partition.0).expect("Kafka counts partitions in i32"),
+                bytes: BytesMut::from(Bytes::from(batch.bytes)),
+                records: batch.records,
+            });
+        }
+        let delta = Delta { topics, buckets };
+        let transactions = std::mem::take(&mut self.transactions);
+        self.ready.push(SealedSet { batches, end, delta, events, transactions, bytes });
+        self.sealed += 1;
+        self.sealed_bytes += bytes;
+        self.since = None;
+        self.pacer.sealed(now.monotonic);
+    }
+
+    pub(super) fn touched_buckets(&self) -> Vec<(usize, Vec<u64>)> {
+        let mut buckets: Vec<usize> = self.set.touched().iter().map(|slot| slot / BUCKET_SLOTS).collect();
+        buckets.sort_unstable();
+        buckets.dedup();
+        let sequences = |bucket: usize| {
+            let first = bucket * BUCKET_SLOTS;
+            self.sequences[first..self.sequences.len().min(first + BUCKET_SLOTS)].to_vec()
+        };
+        buckets.into_iter().map(|bucket| (bucket, sequences(bucket))).collect()
+    }
+}
