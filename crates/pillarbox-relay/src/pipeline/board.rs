@@ -19,6 +19,7 @@ pub(crate) struct Board {
     events: metrics::Counter,
     transactions: metrics::Counter,
     commits: metrics::Counter,
+    latency: metrics::Histogram,
     whole: metrics::Histogram,
     produce: metrics::Histogram,
     end_txn: metrics::Histogram,
@@ -32,6 +33,8 @@ pub(crate) struct Commit {
     pub(crate) events: usize,
     pub(crate) transactions: usize,
     pub(crate) last: Option<Position>,
+    /// From the last event's commit in Postgres until EndTxn was answered, by two clocks.
+    pub(crate) latency_ms: Option<i64>,
     /// From handing the set to the producer until EndTxn was answered.
     pub(crate) whole: Duration,
     /// The part of it spent waiting for Produce.
@@ -48,6 +51,7 @@ impl Board {
             events: metrics::counter!("pillarbox_events_total", &labels),
             transactions: metrics::counter!("pillarbox_transactions_total", &labels),
             commits: metrics::counter!("pillarbox_kafka_commits_total", &labels),
+            latency: metrics::histogram!("pillarbox_event_latency_seconds", &labels),
             whole: metrics::histogram!("pillarbox_kafka_commit_seconds", &labels),
             produce: metrics::histogram!("pillarbox_kafka_produce_seconds", &labels),
             end_txn: metrics::histogram!("pillarbox_kafka_end_txn_seconds", &labels),
@@ -87,6 +91,10 @@ impl Board {
         self.events.increment(commit.events as u64);
         self.transactions.increment(commit.transactions as u64);
         self.commits.increment(1);
+        if let Some(latency_ms) = commit.latency_ms {
+            #[expect(clippy::cast_precision_loss, reason = "a histogram takes floats")]
+            self.latency.record(latency_ms.max(0) as f64 / 1000.0);
+        }
         self.whole.record(commit.whole.as_secs_f64());
         self.produce.record(commit.produce.as_secs_f64());
         self.end_txn.record(commit.end_txn.as_secs_f64());

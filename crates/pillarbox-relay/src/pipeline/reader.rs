@@ -40,6 +40,8 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(200);
 /// A drain reads on to the end of the open transaction for this long.
 const DRAIN_READ_MAX: Duration = Duration::from_secs(5);
+/// Between two warnings about events that carry the relay's time.
+const RETIMED_INTERVAL: Duration = Duration::from_secs(60);
 /// Frames taken before the clock is looked at again.
 const FRAMES_PER_LOOK: usize = 64;
 
@@ -162,6 +164,9 @@ struct Streaming {
     asked: bool,
     /// When the sink last showed progress, or got work after having none.
     progress_at: Instant,
+    /// Retimed events that a warning told of, and when.
+    retimed: u64,
+    retimed_at: Option<Instant>,
 }
 
 impl Streaming {
@@ -193,6 +198,8 @@ impl Streaming {
             confirmed: Lsn::ZERO,
             asked: true,
             progress_at: origin,
+            retimed: 0,
+            retimed_at: None,
         }
     }
 
@@ -442,7 +449,20 @@ impl Streaming {
         self.status_at = Instant::now();
         self.asked = false;
         self.board.confirmed(confirmed, self.intake.server_lsn());
+        self.warn_of_retimed();
         Ok(())
+    }
+
+    /// Consumers see the relay's time on such records, so somebody should know; once a minute will do.
+    fn warn_of_retimed(&mut self) {
+        let retimed = self.intake.retimed();
+        if retimed > self.retimed && self.retimed_at.is_none_or(|at| at.elapsed() >= RETIMED_INTERVAL) {
+            tracing::warn!(
+                events = retimed - self.retimed,
+                "commit times are older than half of the topic's retention, or beyond what it takes: records carry the relay's time and pb-ts"
+            );
+            (self.retimed, self.retimed_at) = (retimed, Some(Instant::now()));
+        }
     }
 
     /// Waits for the socket, the doorbell or the next thing that is due.

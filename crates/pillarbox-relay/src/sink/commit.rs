@@ -105,7 +105,8 @@ impl Sink {
         self.board.committed(Commit {
             events: tag.events,
             transactions: tag.transactions,
-            last: tag.end.last,
+            last: tag.end.last.filter(|_| tag.events > 0),
+            latency_ms: tag.end.last_commit_ms.filter(|_| tag.events > 0).map(|commit| unix_ms() - commit),
             whole: tag.submitted_at.elapsed(),
             produce: produce_wait,
             end_txn: end_txn_wait,

@@ -217,6 +217,7 @@ impl Fill {
     ) {
         self.sequences[to.slot] = sequence.0;
         self.end.last = Some(position);
+        self.end.last_commit_ms = Some(time.commit_ms.unwrap_or(time.record_ms));
         self.retimed += u64::from(time.commit_ms.is_some());
         self.since.get_or_insert(now.monotonic);
         let open = self.open.as_mut().expect("events come inside transactions");

@@ -25,6 +25,8 @@ pub struct SetEnd {
     pub paused: bool,
     /// Position of the last event.
     pub last: Option<Position>,
+    /// When the last event's transaction committed, by the server's clock, milliseconds since 1970.
+    pub last_commit_ms: Option<i64>,
 }
 
 impl From<&PositionRecord> for SetEnd {
@@ -38,6 +40,7 @@ impl From<&PositionRecord> for SetEnd {
             lineage_nonce: position.lineage_nonce.clone(),
             paused: position.paused,
             last: None,
+            last_commit_ms: None,
         }
     }
 }
