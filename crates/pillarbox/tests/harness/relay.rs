@@ -25,7 +25,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Lines of the log that a failing test shows.
 const TAIL_LINES: usize = 60;
 
-/// A running `pillarbox run`. Dropping it kills it.
+/// A running `pillarbox run`. Dropping it kills it. `RUST_LOG` of the test is its own.
 pub(crate) struct Relay {
     process: ServerProcess,
     file: PathBuf,
@@ -158,7 +158,7 @@ impl Drop for Relay {
 
 fn launch(file: &Path, log: &Path) -> ServerProcess {
     let mut command = Command::new(BINARY);
-    command.arg("run").arg("-c").arg(file).env("RUST_LOG", "info");
+    command.arg("run").arg("-c").arg(file);
     let launch = Launch { name: "pillarbox run".into(), command, log: log.to_owned(), account: None };
     ServerProcess::start(launch).expect("the relay starts")
 }

@@ -1,0 +1,130 @@
+//! Two relays of one pipeline: one streams, one stands by, and takes over when the first is killed or told to end.
+//!
+//! Must never pass when an event was lost or doubled in between.
+
+#[expect(dead_code, reason = "not every test needs all of the harness")]
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use harness::relay::Relay;
+use harness::site::{Configuration, Site};
+use pillarbox_lab::workload::{Workload, WorkloadOptions};
+use pillarbox_lab::{KafkaOptions, PostgresOptions};
+use serde_json::Value;
+
+const PARTITIONS: u32 = 4;
+/// How often the leader is killed.
+const KILLS: usize = 20;
+/// Transactions a second meanwhile, of one event each.
+const RATE: f64 = 200.0;
+/// More of them than any run needs.
+const TRANSACTIONS_MAX: u32 = 1_000_000;
+/// How long any step may take on a busy machine.
+const STEP_MAX: Duration = Duration::from_secs(60);
+/// The median that is held to; the aim is 1 s, the rest is for machines that compile meanwhile.
+const MEDIAN_MAX: Duration = Duration::from_secs(5);
+
+/// Two files for one pipeline, the second relay standing by.
+struct Pair {
+    leader: (Configuration, Relay),
+    standby: (Configuration, Relay),
+    // Last: a failing test shows the relays' logs, which lie in its folder.
+    site: Site,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let site = Site::start(PostgresOptions::version(18), KafkaOptions::default());
+        let files = [site.configure("orders", PARTITIONS, &[]), site.configure("orders", PARTITIONS, &[])];
+        site.setup(&files[0]);
+        let [first, second] = files;
+        let mut leader = site.relay(&first);
+        leader.wait_state("streaming", STEP_MAX);
+        let mut standby = site.relay(&second);
+        standby.wait_state("standing_by", STEP_MAX);
+        Self { leader: (first, leader), standby: (second, standby), site }
+    }
+
+    /// The one that stood by is the leader now.
+    fn swap(&mut self) {
+        std::mem::swap(&mut self.leader, &mut self.standby);
+    }
+
+    /// The times from now until the standby says that it streams, and that it has committed an event.
+    fn measure(&mut self) -> (Duration, Duration) {
+        let since = Instant::now();
+        self.standby.1.wait_state("streaming", STEP_MAX);
+        let streams = since.elapsed();
+        self.standby.1.wait_count("events_total", 1, STEP_MAX);
+        (streams, since.elapsed())
+    }
+}
+
+fn steady() -> WorkloadOptions {
+    WorkloadOptions::steady(RATE, TRANSACTIONS_MAX)
+}
+
+#[test]
+fn a_killed_leader_is_replaced_within_a_second() {
+    let begun = Instant::now();
+    let mut pair = Pair::start();
+    let workload = Workload::start(&pair.site.url(), steady()).expect("the writer starts");
+    let mut times = Vec::new();
+    for _ in 0..KILLS {
+        pair.leader.1.wait_count("events_total", 1, STEP_MAX);
+        pair.leader.1.kill9();
+        times.push(pair.measure());
+        pair.leader.1.start_again();
+        pair.leader.1.wait_state("standing_by", STEP_MAX);
+        pair.swap();
+    }
+    workload.stop();
+    let log = workload.finish().expect("all is known");
+    pair.site.caught_up(&pair.leader.0, STEP_MAX);
+    pair.site.judge(&log, &steady(), PARTITIONS).assert_clean();
+    let (median, max) = spread(times.iter().map(|(streams, _)| *streams));
+    let (median_event, max_event) = spread(times.iter().map(|(_, event)| *event));
+    println!(
+        "{KILLS} takeovers: streaming after {median:.0?} (median), {max:.0?} (max); first event committed after \
+         {median_event:.0?}, {max_event:.0?}; {:.0?} in all",
+        begun.elapsed()
+    );
+    assert!(median < MEDIAN_MAX, "a takeover takes {median:?}");
+}
+
+fn spread(times: impl Iterator<Item = Duration>) -> (Duration, Duration) {
+    let mut times: Vec<Duration> = times.collect();
+    times.sort_unstable();
+    (times[times.len() / 2], times[times.len() - 1])
+}
+
+#[test]
+fn a_standby_says_so_and_takes_over_from_a_leader_that_drains() {
+    let mut pair = Pair::start();
+    assert_eq!(pair.standby.1.get("/readyz"), Some((200, "standing by\n".to_owned())));
+    assert_eq!(pair.leader.1.get("/readyz"), Some((200, "streaming\n".to_owned())));
+    let states = [&pair.leader.0, &pair.standby.0].map(|file| reported_state(&pair.site, file));
+    assert_eq!(states, ["streaming", "standing_by"]);
+
+    let workload = Workload::start(&pair.site.url(), steady()).expect("the writer starts");
+    pair.leader.1.wait_count("events_total", 10, STEP_MAX);
+    let since = Instant::now();
+    assert_eq!(pair.leader.1.terminate(STEP_MAX).code(), Some(0));
+    let drained = since.elapsed();
+    let (streams, _) = pair.measure();
+    println!("drained in {drained:.0?}, taken over {streams:.0?} later");
+    pair.standby.1.wait_count("events_total", 10, STEP_MAX);
+    workload.stop();
+    let log = workload.finish().expect("all is known");
+    pair.site.caught_up(&pair.standby.0, STEP_MAX);
+    pair.site.judge(&log, &steady(), PARTITIONS).assert_clean();
+}
+
+/// The state of the relay in `pillarbox status -o json`, which must call the pipeline healthy.
+fn reported_state(site: &Site, file: &Configuration) -> String {
+    let answer = site.command(&["status", "-o", "json", "--exit-code"], file);
+    assert_eq!(answer.code, Some(0), "{}{}", answer.stdout, answer.stderr);
+    let status: Value = serde_json::from_str(&answer.stdout).expect("status is JSON");
+    status["relay"]["found"]["state"].as_str().expect("a relay answered").to_owned()
+}
