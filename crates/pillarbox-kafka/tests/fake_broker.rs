@@ -146,6 +146,22 @@ async fn one_fault_in_the_middle() {
 }
 
 #[tokio::test]
+async fn nothing_is_written_after_the_first_refusal_and_the_checkpoint_comes_last() {
+    let lab = Lab::start(1).await;
+    let mut producer = lab.producer().await;
+    lab.broker.on_once(ApiKey::Produce, |_| Control::Error(FakeCode::NotLeaderForPartition));
+    drive(&mut producer, &lab.topics, 0..1, 2).await;
+    let requests = lab.broker.requests();
+    let order: Vec<ApiKey> = requests.iter().map(|request| request.api_key).collect();
+    let order: Vec<ApiKey> =
+        order.into_iter().filter(|api| matches!(api, ApiKey::Produce | ApiKey::EndTxn)).collect();
+    let [refused, abort] = [ApiKey::Produce, ApiKey::EndTxn];
+    let replay = [ApiKey::Produce, ApiKey::Produce, ApiKey::Produce, ApiKey::EndTxn];
+    assert_eq!(order, [&[refused, abort], &replay[..]].concat());
+    lab.check(1, 2).await;
+}
+
+#[tokio::test]
 async fn faults_one_after_the_other() {
     let lab = Lab::start(1).await;
     let mut producer = lab.producer().await;

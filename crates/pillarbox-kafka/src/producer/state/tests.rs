@@ -271,6 +271,7 @@ impl Model {
         if id.epoch != identity.producer_epoch {
             return Err(47);
         }
+        assert_eq!(id.open, None, "written twice under one identity");
         id.open = Some((txn, whole));
         Ok(())
     }

@@ -1,0 +1,78 @@
+//! A port that does not speak plaintext Kafka gives a clear error in time, never a hang.
+
+use std::time::{Duration, Instant};
+
+use pillarbox_kafka::{Cluster, ClusterConfig, Error};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+/// What a foreign server does with the first bytes it gets.
+#[derive(Clone, Copy)]
+enum Server {
+    Says(&'static [u8]),
+    HangsUp,
+    IsSilent,
+}
+
+async fn serve(server: Server) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).await.unwrap() > 0, "it speaks first");
+            match server {
+                Server::Says(bytes) => stream.write_all(bytes).await.unwrap(),
+                Server::HangsUp => drop(stream),
+                Server::IsSilent => held.push(stream),
+            }
+        }
+    });
+    address
+}
+
+async fn error_of(address: &str) -> (Error, Duration) {
+    let started = Instant::now();
+    let config =
+        ClusterConfig { connect_timeout: Duration::from_millis(300), ..ClusterConfig::new([address]) };
+    (Cluster::connect(config).await.err().expect("no cluster here"), started.elapsed())
+}
+
+#[tokio::test]
+async fn foreign_servers_are_named() {
+    let cases: [(&str, Server); 5] = [
+        ("a TLS alert", Server::Says(&[0x15, 3, 3, 0, 2, 2, 0x46])),
+        ("HTTP", Server::Says(b"HTTP/1.1 400 Bad Request\r\n\r\n")),
+        ("a negative length", Server::Says(&[0xff; 16])),
+        ("a short answer", Server::Says(&[0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff])),
+        ("hangs up", Server::HangsUp),
+    ];
+    for (name, server) in cases {
+        let broker = serve(server).await;
+        let (error, _) = error_of(&broker).await;
+        assert_eq!(error, Error::TlsOrSaslExpected { broker }, "{name}");
+        assert!(!error.is_retriable() && !error.is_unreachable());
+    }
+}
+
+#[tokio::test]
+async fn a_silent_server_costs_the_connect_timeout_and_no_more() {
+    let broker = serve(Server::IsSilent).await;
+    let (error, took) = error_of(&broker).await;
+    assert!(error.is_unreachable(), "{error}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test]
+async fn an_address_without_a_port_is_a_mistake_not_an_outage() {
+    let (error, _) = error_of("localhost").await;
+    assert_eq!(error, Error::BrokerAddress { address: "localhost".to_owned() });
+}
+
+#[tokio::test]
+async fn nobody_listens() {
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let (error, _) = error_of(&address).await;
+    assert!(error.is_unreachable(), "{error}");
+}
