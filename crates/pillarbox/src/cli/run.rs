@@ -46,6 +46,12 @@ impl Arguments {
             let mut signals = Signals::catch()?;
             let pipeline = loaded.config.pipeline.to_string();
             let listen = loaded.listen.map_or_else(|| "off".to_owned(), |address| address.to_string());
+            if loaded.listen.is_some_and(|address| !address.ip().is_loopback()) {
+                tracing::warn!(
+                    http = listen,
+                    "anyone who reaches this address may pause the pipeline: there is no login"
+                );
+            }
             let relay = Relay::start(loaded, options).await?;
             tracing::info!(version = env!("CARGO_PKG_VERSION"), pipeline, http = listen, "pillarbox starts");
             supervise(relay, &mut signals, self.exit_on_halt).await

@@ -15,7 +15,8 @@ fn folder() -> PathBuf {
 fn every_code_has_its_page() {
     for code in Code::ALL {
         let path = folder().join(format!("{code}.md"));
-        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let text =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         assert_eq!(text.lines().next(), Some(format!("# {code}: {}", code.title()).as_str()));
         for section in SECTIONS {
             assert!(text.contains(section), "{code} lacks {section:?}");
