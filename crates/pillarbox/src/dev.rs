@@ -233,7 +233,7 @@ impl Traffic<'_> {
         };
         let (why, ()) = tokio::join!(show, shop);
         let outcome = match why {
-            Why::Enough => signals.or_exit(self.settle()).await,
+            Why::Enough => signals.or_exit(self.settle(&relay)).await,
             Why::Fault(fault) => Err(fault.into()),
             Why::RelayEnded => Ok(()),
         };
@@ -283,7 +283,7 @@ impl Traffic<'_> {
     }
 
     /// Waits for the last events, then says how it went.
-    async fn settle(&self) -> Result<(), Failure> {
+    async fn settle(&self, relay: &Relay) -> Result<(), Failure> {
         let deadline = Clock::now() + ARRIVAL_TIMEOUT;
         let mut look = tokio::time::interval(ARRIVAL_INTERVAL);
         while self.ledger.lock().unseen() > 0 && Clock::now() < deadline {
@@ -294,6 +294,18 @@ impl Traffic<'_> {
             (ledger.totals(), ledger.unseen())
         };
         eprint!("{}", screen::summary(&totals, lost));
+        if lost > 0 {
+            // Late or lost: where the relay stands tells which.
+            let status = relay.status().borrow().clone();
+            eprintln!(
+                "not seen within {} s; the relay is {}, confirmed {} of {}, {} events published",
+                ARRIVAL_TIMEOUT.as_secs(),
+                crate::http::state_word(status.state),
+                status.confirmed_lsn,
+                status.server_lsn,
+                status.events_total
+            );
+        }
         if lost == 0 && totals.violations() == 0 {
             Ok(())
         } else {
