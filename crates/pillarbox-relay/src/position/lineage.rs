@@ -1,15 +1,17 @@
 //! Whether the database in front of us is the one the checkpoint speaks of.
 //!
 //! A checkpoint is only worth something for the history it was taken from. Each row of the table
-//! below is decided before anything is fenced, so that a clone of the database cannot harm the
-//! production pipeline, and once more after fencing, on what was read then.
+//! below but the slot's is decided before anything is fenced, so that a clone of the database cannot
+//! harm the production pipeline, and all of them after fencing, on what was read then. Until then
+//! the newest checkpoint may be hidden: Kafka answers a commit before its markers are written, and
+//! the slot may be confirmed by that answer. An older checkpoint changes no other verdict.
 //!
 //! | observed | meaning | verdict |
 //! | --- | --- | --- |
 //! | other system identifier | another cluster, a dump and restore | halt |
 //! | same timeline, WAL ends before `resume_lsn` | an older copy of the storage | halt |
 //! | nonce in the database older than the checkpoint's, or another of the same age | clone, restored copy | halt |
-//! | slot confirmed beyond `resume_lsn` | somebody else moved the slot: a gap of known bounds | halt |
+//! | slot confirmed beyond `resume_lsn` | somebody else moved the slot: a gap of known bounds | halt, after fencing |
 //! | timeline grew, fork at or after `published_end_lsn` (and after a split's `commit_lsn`) | clean failover | epoch + 1 |
 //! | timeline grew, fork before that | published events do not exist any more | halt |
 //! | timeline went back | an older copy | halt |
@@ -51,16 +53,27 @@ pub struct Continuation {
     pub resume_lsn: Lsn,
 }
 
-/// Compares the source with the checkpoint.
+/// Compares the source with the checkpoint, which is the newest: every predecessor is fenced.
+///
+/// # Errors
+/// A fault of class Halt that says what differs.
 pub fn judge(facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<Continuation, Fault> {
-    same_system(facts, checkpoint)?;
-    let continuation = if facts.timeline.0 == checkpoint.timeline {
-        same_timeline(facts, checkpoint)?
-    } else {
-        later_timeline(facts, checkpoint)?
-    };
+    let continuation = judge_unfenced(facts, checkpoint)?;
     slot_behind(facts, &continuation, checkpoint)?;
     Ok(continuation)
+}
+
+/// The same for a checkpoint that newer ones may follow: without the slot's position.
+///
+/// # Errors
+/// A fault of class Halt that says what differs.
+pub fn judge_unfenced(facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<Continuation, Fault> {
+    same_system(facts, checkpoint)?;
+    if facts.timeline.0 == checkpoint.timeline {
+        same_timeline(facts, checkpoint)
+    } else {
+        later_timeline(facts, checkpoint)
+    }
 }
 
 fn same_system(facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<(), Fault> {
@@ -252,6 +265,14 @@ mod tests {
         ] {
             assert_eq!(code(&facts, checkpoint), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_slot_ahead_is_no_verdict_while_newer_checkpoints_may_be_hidden() {
+        let ahead = SourceFacts { confirmed_flush_lsn: Lsn(121), ..facts() };
+        assert_eq!(judge_unfenced(&ahead, &checkpoint()).unwrap().resume_lsn, Lsn(120));
+        let clone = SourceFacts { wal_position: Lsn(119), ..ahead };
+        assert_eq!(judge_unfenced(&clone, &checkpoint()).unwrap_err().code, Code::ServerBehind);
     }
 
     #[test]

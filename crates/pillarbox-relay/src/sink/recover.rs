@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Judging comes first because a clone of the database must not fence production; it comes again
-//! because the predecessor may have committed between the first read and its fencing. A new epoch
-//! is committed in a transaction of its own before any event can use it.
+//! because the predecessor may have committed between the first read and its fencing, or before it
+//! where the markers of its last commit were not written yet. Whether the slot is ahead can only be
+//! said then. A new epoch is committed in a transaction of its own before any event can use it.
 
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ use crate::pipeline::board::Board;
 use crate::pipeline::intake::{SealedSet, SetEnd};
 use crate::pipeline::messages::{Command, Event, Outlet, Plan};
 use crate::position::checkpoint::{Delta, PositionRecord, Table};
-use crate::position::lineage::{Continuation, SourceFacts, judge};
+use crate::position::lineage::{Continuation, SourceFacts, judge, judge_unfenced};
 
 /// What the sink thread needs.
 pub(crate) struct Context {
@@ -65,8 +66,10 @@ struct Recovered {
 
 async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Fault> {
     let cluster = connect(config).await?;
-    let before = present(read(&cluster, config, End::Committed).await?, config)?;
-    judge(facts, position(&before))?;
+    // Without a visible checkpoint there is nobody to harm; a hidden one is found after fencing.
+    if let Some(before) = read(&cluster, config, End::Committed).await?.and_then(|table| table.position) {
+        judge_unfenced(facts, &before)?;
+    }
     let mut producer = fence(&cluster, config).await?;
     let mut table = present(read(&cluster, config, End::HighWatermark).await?, config)?;
     let now = judge(facts, position(&table))?;
