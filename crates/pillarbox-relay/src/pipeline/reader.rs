@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use super::acquire::{Acquired, NotAcquired, acquire};
 use super::board::Board;
-use super::intake::{Intake, Now, SealedSet, Taken};
+use super::intake::{CommittedSet, Intake, Now, SealedSet, Taken};
 use super::messages::{Command, Event, Inbox, Plan, ReaderEnd};
 use super::pace::{Due, HOT_PAUSE};
 use crate::config::Config;
@@ -146,6 +146,8 @@ enum Attention {
     GoOn,
     /// Something that a waiting frame may have waited for.
     Changed,
+    /// A drain has no more time for the frame at hand: it is given up, and none follows.
+    Late,
     Released,
 }
 
@@ -158,6 +160,8 @@ struct Streaming {
     link: Link,
     intake: Intake,
     mode: Mode,
+    /// The committed pause state, as the supervisor knows it.
+    paused_told: bool,
     origin: Instant,
     status_at: Instant,
     confirmed: Lsn,
@@ -193,6 +197,7 @@ impl Streaming {
             link,
             intake,
             mode,
+            paused_told: paused,
             origin,
             status_at: origin,
             confirmed: Lsn::ZERO,
@@ -224,6 +229,7 @@ impl Streaming {
             if took == Took::Released {
                 return Ok(ReaderEnd::Released);
             }
+            // After `Took::Late` no frame is wanted any more: what is sealed is still committed.
             let due = self.settle();
             if self.drained() {
                 self.send_status()?;
@@ -278,8 +284,10 @@ impl Streaming {
                 break;
             };
             taken += 1;
-            if !self.take_frame(&frame, now)? {
-                return Ok(Took::Released);
+            match self.take_frame(&frame, now)? {
+                Attention::Released => return Ok(Took::Released),
+                Attention::Late => return Ok(Took::Late),
+                Attention::GoOn | Attention::Changed => {}
             }
             if self.mode != Mode::Reading && self.intake.at_boundary() {
                 break;
@@ -293,8 +301,8 @@ impl Streaming {
         Ok(if read > 0 && !self.intake.is_hot() { Took::Some } else { Took::Nothing })
     }
 
-    /// False when released meanwhile.
-    fn take_frame(&mut self, frame: &Frame<'_>, now: Now) -> Result<bool, Fault> {
+    /// Released or late when that came before the frame could be taken.
+    fn take_frame(&mut self, frame: &Frame<'_>, now: Now) -> Result<Attention, Fault> {
         match frame {
             Frame::XLogData { data, .. } => return self.take_data(data, now),
             Frame::Keepalive { wal_end, reply_requested } => {
@@ -315,43 +323,52 @@ impl Streaming {
                 return Err(Fault::new(Code::PgProtocol, "Postgres ended the stream: it shuts down"));
             }
         }
-        Ok(true)
+        Ok(Attention::GoOn)
     }
 
-    fn take_data(&mut self, data: &[u8], mut now: Now) -> Result<bool, Fault> {
+    fn take_data(&mut self, data: &[u8], mut now: Now) -> Result<Attention, Fault> {
         loop {
-            match self.intake.take(data, now)? {
-                Taken::Done => return Ok(true),
-                Taken::Again => drop(self.settle()),
+            let waited = match self.intake.take(data, now)? {
+                Taken::Done => return Ok(Attention::GoOn),
+                Taken::Again => {
+                    self.settle();
+                    Attention::GoOn
+                }
                 Taken::NeedsRoom => {
                     self.settle();
-                    if !self.wait_for_change()? {
-                        return Ok(false);
-                    }
+                    self.wait_for_change()?
                 }
                 Taken::NeedsTopic(name) => {
                     tell(&self.events, Event::NeedTopic(name.clone()));
-                    while !self.intake.knows_topic(&name) {
-                        if !self.wait_for_change()? {
-                            return Ok(false);
-                        }
-                    }
+                    self.wait_for_topic(&name)?
                 }
+            };
+            if matches!(waited, Attention::Released | Attention::Late) {
+                return Ok(waited);
             }
             now = self.now();
         }
     }
 
-    /// Waits, with a frame at hand, until a command changes something. False when released.
-    fn wait_for_change(&mut self) -> Result<bool, Fault> {
+    fn wait_for_topic(&mut self, name: &str) -> Result<Attention, Fault> {
+        while !self.intake.knows_topic(name) {
+            let waited = self.wait_for_change()?;
+            if waited != Attention::Changed {
+                return Ok(waited);
+            }
+        }
+        Ok(Attention::Changed)
+    }
+
+    /// Waits, with a frame at hand, until a command changes something. Never `GoOn`.
+    fn wait_for_change(&mut self) -> Result<Attention, Fault> {
         loop {
             match self.attend()? {
-                Attention::Changed => return Ok(true),
-                Attention::Released => return Ok(false),
                 Attention::GoOn => {}
+                attention => return Ok(attention),
             }
             if matches!(self.mode, Mode::Draining { read_until } if Instant::now() >= read_until) {
-                return Ok(false);
+                return Ok(Attention::Late);
             }
             self.wait(false, Due::Later)?;
         }
@@ -363,9 +380,7 @@ impl Streaming {
         while let Some(command) = self.inbox.next() {
             match command {
                 Command::Committed(set) => {
-                    self.progress_at = Instant::now();
-                    let now = self.now();
-                    self.intake.committed(set, now);
+                    self.committed(set);
                     attention = Attention::Changed;
                 }
                 Command::Topic(topic) => {
@@ -390,12 +405,24 @@ impl Streaming {
         Ok(attention)
     }
 
+    fn committed(&mut self, set: CommittedSet) {
+        self.progress_at = Instant::now();
+        let (paused, now) = (set.end.paused, self.now());
+        self.intake.committed(set, now);
+        // Only now: whoever is told that the pipeline is paused relies on a restart to keep it so.
+        if std::mem::replace(&mut self.paused_told, paused) != paused {
+            tell(&self.events, Event::Paused(paused));
+        }
+    }
+
     fn resume(&mut self) {
         let was_paused = self.mode == Mode::Paused;
         self.mode = Mode::Reading;
         if was_paused {
             let now = self.now();
             self.intake.seal_paused(false, now);
+        } else {
+            // No checkpoint has said that it is paused.
             tell(&self.events, Event::Paused(false));
         }
     }
@@ -409,7 +436,6 @@ impl Streaming {
                 self.intake.flush(now);
                 self.intake.seal_paused(true, now);
                 self.mode = Mode::Paused;
-                tell(&self.events, Event::Paused(true));
                 Due::Later
             }
             Mode::Pausing => Due::Later,
@@ -495,6 +521,8 @@ enum Took {
     Some,
     /// Nothing, or bytes in a backlog: pause first.
     Nothing,
+    /// See [`Attention::Late`].
+    Late,
     Released,
 }
 

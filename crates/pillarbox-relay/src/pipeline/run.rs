@@ -228,6 +228,8 @@ impl Supervisor {
                 self.facts = Some(*facts);
                 Input::SlotOwned
             }
+            // The reader may have ended before this was heard: then nobody leads.
+            Event::Recovered if self.reader.is_none() => return,
             Event::Recovered => {
                 self.lineage = Some(task::lineage(Arc::clone(&self.config), self.events.clone()));
                 Input::Recovered
@@ -352,7 +354,7 @@ impl Supervisor {
         let state = self.board.subscribe().borrow().state;
         match state {
             State::Paused if paused => drop(answer.send(Ok(()))),
-            State::Streaming if !paused => drop(answer.send(Ok(()))),
+            State::Streaming if !paused && self.waiting.is_empty() => drop(answer.send(Ok(()))),
             State::Streaming | State::Paused => {
                 self.waiting.push((paused, answer));
                 self.tell_reader(Command::Pause(paused));
@@ -361,9 +363,12 @@ impl Supervisor {
         }
     }
 
+    /// Requests behind the last one that is now fulfilled wait on; those before it that wanted the
+    /// other state were overtaken.
     fn answer_waiting(&mut self, paused: bool) {
-        for (_, answer) in self.waiting.extract_if(.., |(wanted, _)| *wanted == paused) {
-            let _ = answer.send(Ok(()));
+        let Some(last) = self.waiting.iter().rposition(|(wanted, _)| *wanted == paused) else { return };
+        for (wanted, answer) in self.waiting.drain(..=last) {
+            let _ = answer.send(if wanted == paused { Ok(()) } else { Err(overtaken()) });
         }
     }
 
@@ -374,6 +379,11 @@ impl Supervisor {
 
 fn request_is_final(incoming: &mpsc::Receiver<Request>) -> bool {
     incoming.sender_strong_count() == 0
+}
+
+fn overtaken() -> Fault {
+    Fault::new(Code::PipelineBusy, "a later request to pause or resume overtook this one")
+        .hint("see `pillarbox status` for what holds now")
 }
 
 fn not_streaming() -> Fault {
