@@ -23,6 +23,7 @@
 //! | Reject, again at the same transaction | any | Closing, then Halted: all that came before is published |
 //! | Config or Permission before the first streaming | any | Stopped with the fault (78, 77) |
 //! | the same afterwards | any | Halted: somebody changed a role or a setting |
+//! | Halt or Reject | Draining | Closing, then Stopped with the fault (exit 65) |
 //! | fenced | Streaming | as Retry: it decides anew whether we lead |
 //! | Stop | Streaming, Paused | Draining, at the deadline Closing |
 //! | Stop | elsewhere | Closing, Stopped |
@@ -269,6 +270,8 @@ impl Lifecycle {
         }
         let draining = matches!(self.phase, Phase::Draining { .. });
         let then = match fault.class() {
+            // Whoever asked for the end gets it, with the reason why it is not a clean one.
+            Class::Halt | Class::Reject | Class::Bug if draining => Then::End(Some(fault.clone())),
             Class::Halt | Class::Reject | Class::Bug => Then::Halt(fault.clone()),
             Class::Config | Class::Permission if self.has_streamed => Then::Halt(fault.clone()),
             Class::Config | Class::Permission => Then::End(Some(fault.clone())),
@@ -480,6 +483,16 @@ mod tests {
         m.step(Input::ReaderGone(Gone::Fault(halt())), S);
         let actions = m.step(Input::SinkGone(Some(retry())), S);
         assert_eq!(actions, [Action::Show(State::Halted, Some(halt()))]);
+    }
+
+    #[test]
+    fn a_halt_while_draining_ends_the_run_and_says_why() {
+        let mut m = streaming();
+        m.step(Input::Stop, S);
+        m.step(Input::ReaderGone(Gone::Fault(halt())), S);
+        let actions = m.step(Input::SinkGone(None), S);
+        assert!(actions.contains(&Action::End(Some(halt()))), "{actions:?}");
+        assert!(m.is_over());
     }
 
     #[test]

@@ -96,14 +96,6 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
         topics = topics.len(),
         "resuming from the checkpoint"
     );
-    tracing::info!(
-        epoch = position.epoch,
-        commit_lsn = %position.commit_lsn,
-        index = position.index,
-        resume_lsn = %position.resume_lsn,
-        topics = topics.len(),
-        "resuming from the checkpoint"
-    );
     Ok(Recovered { producer, recorder, plan: Plan { table, epoch: now.epoch, topics } })
 }
 
