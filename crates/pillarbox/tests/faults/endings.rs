@@ -1,7 +1,9 @@
 //! How a relay ends, pauses and goes on; and that two of them do not share a port.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::dice::Dice;
 use crate::harness::relay::Relay;
@@ -11,6 +13,9 @@ use crate::world::{PARTITIONS, PATIENCE, load, settle, site, streaming};
 
 /// The drain's own deadline is 20 s.
 const DRAIN_MAX: Duration = Duration::from_secs(25);
+
+/// A drain reads on inside a transaction for 5 s, and gives a commit 10 s.
+const READ_ON: Duration = Duration::from_secs(6);
 
 fn ask(relay: &Relay, verb: &str) {
     let (code, text) = relay.post(&format!("/api/v1/{verb}")).expect("an answer");
@@ -28,7 +33,8 @@ fn sigterm_commits_and_confirms_what_is_in_flight_and_exits_0() {
         let status = relay.terminate(DRAIN_MAX);
         assert_eq!(status.code(), Some(0), "round {round}");
         assert!(!open.exist(), "round {round} left a transaction open");
-        let confirmed = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'pillarbox_orders'";
+        let confirmed =
+            "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'pillarbox_orders'";
         let confirmed = site.postgres.query_one("postgres", confirmed).expect("the slot");
         let resume = &crate::probe::checkpoint(&site, "orders")["position"]["resume_lsn"];
         assert_eq!(resume.as_str(), Some(confirmed.as_str()), "round {round} left something unconfirmed");
@@ -36,6 +42,33 @@ fn sigterm_commits_and_confirms_what_is_in_flight_and_exits_0() {
         relay.wait_count("events_total", 200, PATIENCE);
     }
     settle(&site, &configuration, load, &options);
+}
+
+#[test]
+fn a_drain_inside_a_huge_transaction_ends_with_what_is_sealed_and_leaves_nothing_open() {
+    let mut site = site();
+    let (configuration, mut relay) = streaming(&site, &["transaction: { max_events: 100 }"]);
+    let sql = "INSERT INTO public.outbox (id, aggregatetype, aggregateid, type, payload) SELECT gen_random_uuid(), \
+               'order', 'k' || i % 50, 'made', '{}' FROM generate_series(1, 100000) i";
+    site.postgres.execute("postgres", sql).expect("one transaction");
+    relay.wait_count("events_total", 1_000, PATIENCE);
+    let open = OpenTransactions::watch(&site, &["outbox.event.order".to_owned()], PARTITIONS);
+    site.kafka.suspend(1).expect("Kafka hangs");
+    // Longer than the drain reads on, shorter than it waits for a commit.
+    let pid = Pid::from_raw(i32::try_from(relay.pid()).expect("a pid")).expect("not zero");
+    kill_process(pid, Signal::TERM).expect("the relay takes the signal");
+    let since = Instant::now();
+    until("the relay has stopped to read", PATIENCE, || (since.elapsed() > READ_ON).then_some(()));
+    assert!(relay.is_running(), "it ended although sets were in flight");
+    site.kafka.resume(1).expect("Kafka goes on");
+    assert_eq!(relay.wait_end(DRAIN_MAX).code(), Some(0));
+    assert!(!open.exist(), "it left a transaction open");
+    let position = &crate::probe::checkpoint(&site, "orders")["position"];
+    assert!(position["index"].is_u64(), "it did not end inside the transaction: {position}");
+    let mut relay = site.relay(&configuration);
+    relay.wait_state("streaming", PATIENCE);
+    site.caught_up(&configuration, 2 * PATIENCE);
+    assert_eq!(crate::probe::records(&site, "outbox.event.order", 4).len(), 100_000);
 }
 
 #[test]

@@ -17,8 +17,8 @@ const SPLIT_EVENTS: u32 = 40;
 
 #[test]
 fn a_relay_stopped_inside_a_transaction_goes_on_by_itself_after_the_broker_aborted_it() {
-    let kafka = KafkaOptions::default()
-        .setting("transaction.abort.timed.out.transaction.cleanup.interval.ms", "500");
+    let kafka =
+        KafkaOptions::default().setting("transaction.abort.timed.out.transaction.cleanup.interval.ms", "500");
     let site = Site::start(PostgresOptions::default(), kafka);
     let mut dice = Dice::new();
     let (configuration, mut relay) = streaming(&site, &["transaction: { timeout: 5s }"]);

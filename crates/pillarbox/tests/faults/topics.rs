@@ -83,5 +83,9 @@ fn another_kafka_cluster_halts_and_stays_as_it_was() {
     refused(&site.command(&["run", "--exit-on-halt"], &configuration), "PB-2008");
     let answer = site.command(&["setup"], &configuration);
     assert_eq!(answer.code, Some(65), "setup must not begin anew:\n{}{}", answer.stdout, answer.stderr);
-    assert!(!probe::topics(&site).iter().any(|topic| topic.starts_with("__pillarbox") || topic.starts_with("outbox")));
+    assert!(
+        !probe::topics(&site)
+            .iter()
+            .any(|topic| topic.starts_with("__pillarbox") || topic.starts_with("outbox"))
+    );
 }
