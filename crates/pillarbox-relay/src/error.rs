@@ -139,12 +139,15 @@ codes! {
     DrainDeadline = 3007, Retry, TryAgain, "the drain did not finish in time";
     CommitStalled = 3008, Retry, TryAgain, "nothing could be committed to Kafka for too long";
     PipelineBusy = 3009, Retry, TryAgain, "the pipeline is in use";
+    RelayUnreachable = 3010, Retry, Unavailable, "no running relay answers";
 
     IllegalTopic = 4001, Reject, Halted, "a row routes to a topic name that Kafka does not allow";
     EventTooLarge = 4002, Reject, Halted, "an event is larger than its topic allows";
     MissingValue = 4003, Reject, Halted, "a required column of a row is NULL";
     KeylessCompacted = 4004, Reject, Halted, "an event without a key goes to a compacted topic";
     BadValue = 4005, Reject, Halted, "a column value cannot be relayed";
+
+    PrivateServer = 5001, Retry, Unavailable, "a private server did not start";
 
     Internal = 7001, Bug, Bug, "an internal invariant does not hold";
 }

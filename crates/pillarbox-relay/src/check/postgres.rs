@@ -45,7 +45,32 @@ pub(super) async fn look(config: &Config) -> (Vec<Finding>, Option<SourceFacts>)
     }
 }
 
-fn server(config: &Config) -> String {
+/// The same source with its end of WAL and its lineage as of now.
+pub(super) async fn now(config: &Config, source: SourceFacts) -> Result<SourceFacts, Fault> {
+    let config = config.clone();
+    blocking(move || {
+        let mut connection = connect(&config)?;
+        let settings = &config.postgres;
+        let fault = |error: SourceError| {
+            error.fault(&Attempt { message: "cannot read the server's history", settings })
+        };
+        let system = connection.identify_system().map_err(fault)?;
+        let lineage = connection.lineage_row(config.pipeline.as_str()).map_err(fault)?;
+        Ok(SourceFacts { wal_position: system.wal_position, lineage, ..source })
+    })
+    .await
+    .and_then(|read| read)
+}
+
+fn connect(config: &Config) -> Result<Connection, Fault> {
+    let settings = &config.postgres;
+    let name = format!("pillarbox/{}/check", config.pipeline);
+    let message = format!("cannot connect to database \"{}\"", settings.database);
+    Connection::connect(settings, &name, CONNECT_TIMEOUT)
+        .map_err(|error| error.fault(&Attempt { message: &message, settings }))
+}
+
+pub(super) fn server(config: &Config) -> String {
     format!("Postgres at {}:{}", config.postgres.host, config.postgres.port)
 }
 
@@ -54,9 +79,7 @@ type Read = (PostgresFacts, Limits, Option<SourceFacts>);
 fn read(config: &Config) -> Result<Read, Fault> {
     let settings = &config.postgres;
     let fault = |error: SourceError, message: &str| error.fault(&Attempt { message, settings });
-    let name = format!("pillarbox/{}/check", config.pipeline);
-    let mut connection = Connection::connect(settings, &name, CONNECT_TIMEOUT)
-        .map_err(|error| fault(error, &format!("cannot connect to database \"{}\"", settings.database)))?;
+    let mut connection = connect(config)?;
     let facts = read_postgres(&mut connection, config)?;
     let limits =
         read_limits(&mut connection).map_err(|error| fault(error, "cannot read the server's limits"))?;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Args;
-use pillarbox_relay::error::{Code, ExitCode, Fault};
+use pillarbox_relay::error::{Code, Fault};
 use serde_json::Value;
 
 use super::ConfigFile;
@@ -45,10 +45,10 @@ impl Arguments {
 async fn ask(address: SocketAddr, verb: Verb) -> Result<(), Failure> {
     let answer = client::post(address, verb).await.map_err(|error| {
         let message = format!("http.listen: no relay answers at http://{address}");
-        let fault = Fault::new(Code::ConfigValue, message)
+        let fault = Fault::new(Code::RelayUnreachable, message)
             .because(error)
             .hint("start it with `pillarbox run`, or name the file it was started with by -c FILE");
-        Failure::Exit(fault, ExitCode::Unavailable)
+        Failure::from(fault)
     })?;
     if answer.status == 200 {
         return Ok(());

@@ -236,7 +236,9 @@ fn told(fault: &FaultView) -> String {
 }
 
 fn no_relay(cause: impl std::fmt::Display) -> Fault {
-    Fault::new(Code::ConfigValue, "no running relay answers").because(cause).hint("start it: pillarbox run")
+    Fault::new(Code::RelayUnreachable, "no running relay answers")
+        .because(cause)
+        .hint("start it: pillarbox run")
 }
 
 async fn relay(listen: Option<SocketAddr>) -> Result<Value, Fault> {

@@ -60,24 +60,21 @@ impl Servers {
         };
         let (postgres, kafka) = super::task::both(postgres, kafka);
         let (postgres, kafka) = (postgres?, kafka?);
-        let failed = |code, name| move |error: LabError| failure(code, name, &error);
-        Ok(Self {
-            postgres: postgres.map_err(failed(Code::PgUnreachable, "Postgres"))?,
-            kafka: kafka.map_err(failed(Code::KafkaUnreachable, "Kafka"))?,
-        })
+        let failed = |name| move |error: LabError| failure(name, &error);
+        Ok(Self { postgres: postgres.map_err(failed("Postgres"))?, kafka: kafka.map_err(failed("Kafka"))? })
     }
 
     /// Stops both in order, so that their data can be used again.
     pub(super) fn stop(mut self) -> Result<(), Failure> {
         let postgres = self.postgres.stop(ShutdownMode::Fast, STOP_TIMEOUT);
         let kafka = self.kafka.stop();
-        postgres.map_err(|error| failure(Code::PgUnreachable, "Postgres", &error))?;
-        kafka.map_err(|error| failure(Code::KafkaUnreachable, "Kafka", &error))
+        postgres.map_err(|error| failure("Postgres", &error))?;
+        kafka.map_err(|error| failure("Kafka", &error))
     }
 }
 
 /// What is missing is a matter of the machine's configuration; all else is a server that is not there.
-fn failure(code: Code, name: &str, error: &LabError) -> Failure {
+fn failure(name: &str, error: &LabError) -> Failure {
     let exit = match error {
         LabError::JavaMissing
         | LabError::MavenMissing { .. }
@@ -88,7 +85,8 @@ fn failure(code: Code, name: &str, error: &LabError) -> Failure {
     };
     let text = error.to_string();
     let (cause, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
-    let fault = Fault::new(code, format!("the private {name} server did not start")).because(cause);
+    let fault =
+        Fault::new(Code::PrivateServer, format!("the private {name} server did not start")).because(cause);
     let fault = if hint.is_empty() { fault } else { fault.hint(hint) };
     Failure::Exit(fault, exit)
 }
@@ -134,8 +132,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_with_its_cure() {
-        let Failure::Exit(fault, exit) = failure(Code::KafkaUnreachable, "Kafka", &LabError::JavaMissing)
-        else {
+        let Failure::Exit(fault, exit) = failure("Kafka", &LabError::JavaMissing) else {
             panic!("an exit code of its own")
         };
         assert_eq!(exit, ExitCode::Config);

@@ -36,6 +36,10 @@ const SPAWNS: &[Row] = &[
         "crates/pillarbox/src/relay.rs",
         "the HTTP interface beside a pipeline: its failure leaves the pipeline running",
     ),
+    (
+        "crates/pillarbox/src/dev/task.rs",
+        "the shop, the watcher and the servers of `dev`; joined or ended with it",
+    ),
     ("crates/pillarbox/src/tap.rs", "a task a partition: ends when its receiver is gone"),
     ("crates/xtask/src/bench/stream.rs", "the writers and the reader of a bench; joined"),
 ];
