@@ -27,7 +27,7 @@ mod tests;
 
 use std::time::Duration;
 
-use pillarbox_wire::lsn::Lsn;
+use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::Epoch;
 
 use self::fault::{decode_fault, outbox_fault};
@@ -101,11 +101,11 @@ impl Intake {
         self.decoder.transaction().map(|transaction| transaction.commit_lsn)
     }
 
-    /// Takes the payload of an XLogData frame.
+    /// Takes the payload of an XLogData frame, sent at `sent_at` by the server's clock.
     ///
     /// # Errors
     /// A fault that names the row; nothing of the frame was taken.
-    pub fn take(&mut self, data: &[u8], now: Now) -> Result<Taken, Fault> {
+    pub fn take(&mut self, data: &[u8], sent_at: PgTimestamp, now: Now) -> Result<Taken, Fault> {
         let taken = match self.decoder.decode(data).map_err(decode_fault)? {
             Change::Insert(row) if self.covered.covers(row.transaction.commit_lsn, row.index) => Taken::Done,
             Change::Insert(row) => {
@@ -123,7 +123,7 @@ impl Intake {
             Change::Passed => Taken::Done,
             Change::Begin => {
                 let transaction = self.decoder.transaction();
-                self.fill.begin(transaction, now);
+                self.fill.begin(transaction, sent_at, now);
                 return Ok(Taken::Done);
             }
             Change::Commit(committed) => {

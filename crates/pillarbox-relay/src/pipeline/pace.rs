@@ -7,10 +7,12 @@
 //! | --- | --- | --- |
 //! | idle: nothing sealed for [`SPACING`] | at once | wakes for every message |
 //! | busy | [`SPACING`] after the last one, and not while the sink is behind | the same |
-//! | backlog ([`HOT_BYTES_PER_SECOND`]) | when full, after [`FILL_TIME_MAX`] at the latest | pauses [`HOT_PAUSE`] between reads |
+//! | backlog ([`Heat`]) | when full, after [`FILL_TIME_MAX`] at the latest | pauses [`HOT_PAUSE`] between reads |
 //!
 //! Always at a boundary of source transactions. Pure: time is an input. An empty read is not
-//! idleness (a fast reader finds nothing after almost every message): only bytes over time count.
+//! idleness (a fast reader finds nothing after almost every message): only bytes over time count. A
+//! rate alone depends on the machine, so age counts too: the server stamps each frame with its clock,
+//! and a transaction that is sent long after it committed, by that same clock, is a backlog.
 
 use std::time::Duration;
 
@@ -18,8 +20,12 @@ use std::time::Duration;
 pub const SPACING: Duration = Duration::from_micros(2_500);
 /// In a backlog a set is sealed this long after its first event, full or not.
 pub const FILL_TIME_MAX: Duration = Duration::from_millis(50);
-/// A stream above this rate is a backlog.
+/// A stream above this rate is a backlog, whatever its age.
 pub const HOT_BYTES_PER_SECOND: u64 = 20_000_000;
+/// A stream above this rate is a backlog if it is old: a trickle is never one.
+pub const HOT_BYTES_PER_SECOND_BEHIND: u64 = 2_000_000;
+/// A transaction sent this long after its commit is old.
+pub const BEHIND_MIN: Duration = Duration::from_millis(100);
 /// The rate is taken over at least this long.
 const HOT_WINDOW: Duration = Duration::from_millis(5);
 /// The reader's pause in a backlog: long enough that the walsender sends many rows per wake-up.
@@ -27,15 +33,21 @@ pub const HOT_PAUSE: Duration = Duration::from_micros(150);
 /// Sealed sets beyond this many wait for the sink; more events join the filling one meanwhile.
 pub const SEALED_AHEAD_MAX: usize = 2;
 
-/// Tells a backlog from live traffic by bytes over time.
+/// Tells a backlog from live traffic by bytes over time and by age.
 #[derive(Debug, Default)]
 pub struct Heat {
     since: Duration,
     bytes: u64,
+    behind: bool,
     hot: bool,
 }
 
 impl Heat {
+    /// A transaction begins that was sent this long after its commit, both by the server's clock.
+    pub fn begun(&mut self, age: Duration) {
+        self.behind = age >= BEHIND_MIN;
+    }
+
     /// `bytes` were read (0 for a look that found nothing).
     pub fn read(&mut self, bytes: usize, now: Duration) {
         self.bytes += bytes as u64;
@@ -43,7 +55,8 @@ impl Heat {
         if window < HOT_WINDOW {
             return;
         }
-        self.hot = u128::from(self.bytes) * 1_000_000 > u128::from(HOT_BYTES_PER_SECOND) * window.as_micros();
+        let rate = if self.behind { HOT_BYTES_PER_SECOND_BEHIND } else { HOT_BYTES_PER_SECOND };
+        self.hot = u128::from(self.bytes) * 1_000_000 > u128::from(rate) * window.as_micros();
         self.since = now;
         self.bytes = 0;
     }
@@ -134,6 +147,21 @@ mod tests {
             assert_eq!(pacer.due(filling, 100 * MS), expected, "{name}");
         }
         assert_eq!(busy.due(filling(), 100 * MS + SPACING), Due::Now);
+    }
+
+    #[test]
+    fn an_old_stream_is_a_backlog_at_a_lower_rate() {
+        let mut heat = Heat::default();
+        heat.read(0, 5 * MS);
+        heat.begun(BEHIND_MIN);
+        heat.read(50_000, 10 * MS);
+        assert!(heat.is_hot(), "10 MB/s, behind");
+        heat.begun(MS);
+        heat.read(50_000, 15 * MS);
+        assert!(!heat.is_hot(), "10 MB/s, live");
+        heat.begun(BEHIND_MIN);
+        heat.read(5_000, 20 * MS);
+        assert!(!heat.is_hot(), "1 MB/s, behind: a trickle");
     }
 
     #[test]

@@ -20,7 +20,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use pillarbox_wire::lsn::Lsn;
+use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::Epoch;
 use tokio::sync::mpsc;
 
@@ -304,7 +304,7 @@ impl Streaming {
     /// Released or late when that came before the frame could be taken.
     fn take_frame(&mut self, frame: &Frame<'_>, now: Now) -> Result<Attention, Fault> {
         match frame {
-            Frame::XLogData { data, .. } => return self.take_data(data, now),
+            Frame::XLogData { data, sent_at, .. } => return self.take_data(data, *sent_at, now),
             Frame::Keepalive { wal_end, reply_requested } => {
                 self.intake.keepalive(*wal_end, *reply_requested);
                 self.asked |= *reply_requested;
@@ -326,9 +326,9 @@ impl Streaming {
         Ok(Attention::GoOn)
     }
 
-    fn take_data(&mut self, data: &[u8], mut now: Now) -> Result<Attention, Fault> {
+    fn take_data(&mut self, data: &[u8], sent_at: PgTimestamp, mut now: Now) -> Result<Attention, Fault> {
         loop {
-            let waited = match self.intake.take(data, now)? {
+            let waited = match self.intake.take(data, sent_at, now)? {
                 Taken::Done => return Ok(Attention::GoOn),
                 Taken::Again => {
                     self.settle();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use pillarbox_kafka::producer::{Batch, TopicRef};
-use pillarbox_wire::lsn::Lsn;
+use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::{Epoch, Position, Sequence};
 
 use super::fault::{append_fault, route_fault, too_large_fault};
@@ -133,7 +133,11 @@ impl Fill {
         }
     }
 
-    pub(super) fn begin(&mut self, transaction: Option<Transaction>, now: Now) {
+    pub(super) fn begin(&mut self, transaction: Option<Transaction>, sent_at: PgTimestamp, now: Now) {
+        if let Some(Transaction { commit_time, .. }) = transaction {
+            let age_micros = sent_at.to_unix_micros().saturating_sub(commit_time.to_unix_micros());
+            self.heat.begun(Duration::from_micros(age_micros.try_into().unwrap_or(0)));
+        }
         let commit_lsn = transaction.map(|transaction| transaction.commit_lsn);
         if commit_lsn.is_some() && commit_lsn == self.settle_before && self.since.is_some() {
             self.seal(self.end.clone(), now);

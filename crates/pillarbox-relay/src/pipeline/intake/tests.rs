@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pillarbox_wire::lsn::Lsn;
+use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::Epoch;
 use pillarbox_wire::record_batch::record_count;
 
@@ -14,6 +14,9 @@ use crate::position::checkpoint::{PositionRecord, Table, VERSION};
 use crate::route::{Topic, TopicLimits};
 
 const T0: Now = Now { monotonic: Duration::from_secs(100), unix_ms: 1_700_000_000_000 };
+
+/// When the commits by hand were made.
+const SENT: PgTimestamp = PgTimestamp(0);
 
 fn later(ms: u64) -> Now {
     Now { monotonic: T0.monotonic + Duration::from_millis(ms), ..T0 }
@@ -95,7 +98,7 @@ fn row(id: &str, payload: Option<&str>) -> Vec<u8> {
 fn feed(intake: &mut Intake, frames: &[Vec<u8>]) {
     for frame in frames {
         loop {
-            match intake.take(frame, T0).unwrap() {
+            match intake.take(frame, SENT, T0).unwrap() {
                 Taken::Done => break,
                 Taken::Again => {}
                 other => panic!("{other:?}"),
@@ -201,12 +204,12 @@ fn a_full_pool_takes_nothing_until_a_commit() {
         feed(&mut intake, &[row(&id.to_string(), None)]);
     }
     let frame = row("last", None);
-    assert_eq!(intake.take(&frame, T0).unwrap(), Taken::Again);
-    assert_eq!(intake.take(&frame, T0).unwrap(), Taken::NeedsRoom);
-    assert_eq!(intake.take(&frame, T0).unwrap(), Taken::NeedsRoom, "asking again changes nothing");
+    assert_eq!(intake.take(&frame, SENT, T0).unwrap(), Taken::Again);
+    assert_eq!(intake.take(&frame, SENT, T0).unwrap(), Taken::NeedsRoom);
+    assert_eq!(intake.take(&frame, SENT, T0).unwrap(), Taken::NeedsRoom, "asking again changes nothing");
     let set = intake.take_sealed().remove(0);
     give_back(&mut intake, set);
-    assert_eq!(intake.take(&frame, T0).unwrap(), Taken::Done);
+    assert_eq!(intake.take(&frame, SENT, T0).unwrap(), Taken::Done);
 }
 
 #[test]
@@ -214,7 +217,7 @@ fn an_unknown_topic_is_asked_for_and_the_row_keeps_its_index() {
     let mut intake = Intake::new(&config(Transaction::default()), Epoch(1), &first(), vec![], T0);
     feed(&mut intake, &[outbox(), begin(100)]);
     let frame = row("a", None);
-    assert_eq!(intake.take(&frame, T0).unwrap(), Taken::NeedsTopic("outbox.event.order".into()));
+    assert_eq!(intake.take(&frame, SENT, T0).unwrap(), Taken::NeedsTopic("outbox.event.order".into()));
     intake.learn(topic(4));
     feed(&mut intake, &[frame, commit(100, 108)]);
     intake.pace(T0);
@@ -270,7 +273,7 @@ fn rows_that_cannot_be_published_name_their_place_and_take_nothing() {
     ] {
         let mut intake = intake(&first(), Transaction::default());
         feed(&mut intake, &[outbox(), begin(0x100)]);
-        let fault = intake.take(&frame, T0).unwrap_err();
+        let fault = intake.take(&frame, SENT, T0).unwrap_err();
         assert_eq!(fault.code, code);
         assert!(fault.message.contains("0/100") && fault.message.contains("row 0"), "{}", fault.message);
         assert!(!fault.to_string().contains("xxx") && !fault.to_string().contains("a/b"), "{fault}");
