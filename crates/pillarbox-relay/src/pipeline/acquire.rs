@@ -5,7 +5,7 @@
 //!                          |  ^                                         |
 //!                          |  +---------- freed, or stale leader ended -+
 //!                          v
-//!                START_REPLICATION 0/0, nothing confirmed
+//!                a second connection: START_REPLICATION 0/0, nothing confirmed
 //! ```
 //!
 //! | found | done |
@@ -67,13 +67,28 @@ pub(crate) fn acquire(
         let mut connection = connect(config)?;
         let slot = wait_until_free(config, &mut connection, inbox, &mut tell)?;
         let facts = facts(config, &mut connection, &slot)?;
+        drop(connection);
         let postgres = &config.postgres;
-        match connection.start_replication(&postgres.slot, &postgres.publication) {
+        match unspoiled(config, &facts)?.start_replication(&postgres.slot, &postgres.publication) {
             Ok(stream) => return Ok(Acquired { stream, facts }),
             Err(SourceError::Server(error)) if error.sqlstate == "55006" => tell(Event::SlotBusy),
             Err(error) => return Err(fault(config, &error, "cannot stream from").into()),
         }
     }
+}
+
+/// A connection to the same server that has run no SQL. What a query leaves in the session's catalog
+/// caches is taken for history by the decoding: a publication that was replaced then makes rows of its
+/// former self vanish without a word.
+fn unspoiled(config: &Config, facts: &SourceFacts) -> Result<Connection, Fault> {
+    let mut connection = connect(config)?;
+    let system =
+        connection.identify_system().map_err(|error| fault(config, &error, "cannot ask the server about"))?;
+    if (system.system_id, system.timeline) != (facts.system_id, facts.timeline) {
+        let message = "another server answers than a moment ago";
+        return Err(Fault::new(Code::PgProtocol, message).hint("postgres.url leads to several servers"));
+    }
+    Ok(connection)
 }
 
 fn connect(config: &Config) -> Result<Connection, Fault> {
