@@ -157,6 +157,11 @@ impl Decoder {
         self.open.map(|open| open.transaction)
     }
 
+    /// The transaction that the stream is in, and the index of its next change.
+    pub fn next_change(&self) -> Option<(Transaction, u32)> {
+        self.open.map(|open| (open.transaction, open.next_index))
+    }
+
     /// Decodes the payload of one XLogData frame.
     pub fn decode<'a>(&'a mut self, data: &'a [u8]) -> Result<Change<'a>, DecodeError> {
         Ok(match Message::decode(data)? {

@@ -101,6 +101,12 @@ impl Intake {
         self.decoder.transaction().map(|transaction| transaction.commit_lsn)
     }
 
+    /// Where the next row stands, in words: for a frame that cannot even be received.
+    pub fn next_place(&self) -> Option<String> {
+        let (transaction, index) = self.decoder.next_change()?;
+        Some(format!("row {index} of the transaction at {}", transaction.commit_lsn))
+    }
+
     /// Takes the payload of an XLogData frame, sent at `sent_at` by the server's clock.
     ///
     /// # Errors

@@ -280,9 +280,7 @@ impl Streaming {
         let now = self.now();
         let mut taken = 0;
         while taken < FRAMES_PER_LOOK && !self.intake.is_full() {
-            let Some(frame) = frames.next().map_err(|error| stream_fault(&self.config, &error))? else {
-                break;
-            };
+            let Some(frame) = frames.next().map_err(|error| self.frame_fault(&error))? else { break };
             taken += 1;
             match self.take_frame(&frame, now)? {
                 Attention::Released => return Ok(Took::Released),
@@ -299,6 +297,16 @@ impl Streaming {
         let read = self.link.read_into(frames).map_err(|error| stream_fault(&self.config, &error))?;
         self.intake.heat(read, now);
         Ok(if read > 0 && !self.intake.is_hot() { Took::Some } else { Took::Nothing })
+    }
+
+    fn frame_fault(&self, error: &SourceError) -> Fault {
+        match (error, self.intake.next_place()) {
+            (SourceError::FrameTooLarge { .. }, Some(place)) => {
+                let message = format!("{place} cannot be received");
+                error.fault(&Attempt { message: &message, settings: &self.config.postgres })
+            }
+            _ => stream_fault(&self.config, error),
+        }
     }
 
     /// Released or late when that came before the frame could be taken.
