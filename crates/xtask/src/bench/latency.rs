@@ -67,6 +67,8 @@ struct Run {
     relay_cores: f64,
     walsender_cores: f64,
     broker_cores: f64,
+    /// Everybody else meanwhile: Postgres' own backends, and whoever shares the machine.
+    other_cores: f64,
     relay_memory_peak_bytes: Option<u64>,
     foreign_cores_before: f64,
     ended_in_order: bool,
@@ -159,6 +161,7 @@ fn evaluate(
         relay_cores: costs.cores(costs.client),
         walsender_cores: costs.cores(costs.walsender),
         broker_cores: costs.cores(costs.broker),
+        other_cores: costs.cores(costs.foreign),
         relay_memory_peak_bytes,
         foreign_cores_before: 0.0,
         ended_in_order: false,
@@ -183,18 +186,21 @@ fn percentiles(histogram: &Histogram<u64>) -> Percentiles {
 fn markdown(runs: &[Run], options: &Options) -> String {
     let mut text = format!(
         "One event a transaction, {WRITERS} connections, rows due at fixed times; {} s after {} s of warm-up. Milliseconds.\n\n\
-         | tx/s | from -> to | p50 | p90 | p99 | p99.9 | max | Kafka tx/s | relay cores | broker cores | relay MiB |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+         | tx/s | from -> to | p50 | p90 | p99 | p99.9 | max | Kafka tx/s | relay cores | broker cores | other cores | relay MiB |\n\
+         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
         options.seconds, options.warm_up
     );
     for run in runs {
         let commits = run.kafka_commits_per_second.map_or("-".into(), |commits| format!("{commits:.0}"));
         let memory = run.relay_memory_peak_bytes.map_or("-".into(), |bytes| format!("{}", bytes >> 20));
-        let costs = format!("{commits} | {:.3} | {:.3} | {memory}", run.relay_cores, run.broker_cores);
+        let costs = format!(
+            "{commits} | {:.3} | {:.3} | {:.2} | {memory}",
+            run.relay_cores, run.broker_cores, run.other_cores
+        );
         let rate = run.rate;
         text += &format!("| {rate} | **COMMIT -> received** | {} | {costs} |\n", row(run.commit_to_receipt));
-        text += &format!("| {rate} | due -> received | {} | | | | |\n", row(run.due_to_receipt));
-        text += &format!("| {rate} | due -> COMMIT | {} | | | | |\n", row(run.due_to_commit));
+        text += &format!("| {rate} | due -> received | {} | | | | | |\n", row(run.due_to_receipt));
+        text += &format!("| {rate} | due -> COMMIT | {} | | | | | |\n", row(run.due_to_commit));
     }
     text
 }
