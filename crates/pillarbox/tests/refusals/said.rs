@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::site::Configuration;
@@ -86,9 +87,13 @@ impl Said {
 pub(crate) fn edited(configuration: &Configuration, from: &str, to: &str) -> Configuration {
     let text = fs::read_to_string(&configuration.file).expect("the file");
     assert!(text.contains(from), "{from:?} is not in {text}");
+    static COPIES: AtomicUsize = AtomicUsize::new(1);
     let name = configuration.file.file_stem().expect("a name").to_string_lossy().into_owned();
-    let file = configuration.file.with_file_name(format!("{name}-edited.yaml"));
-    fs::write(&file, text.replace(from, to)).expect("the file is written");
+    let copy = COPIES.fetch_add(1, Ordering::Relaxed);
+    let file = configuration.file.with_file_name(format!("{name}-{copy}.yaml"));
+    // A copy listens nowhere: several may run at once.
+    let listen = format!("\"127.0.0.1:{}\"", configuration.port);
+    fs::write(&file, text.replace(from, to).replace(&listen, "off")).expect("the file is written");
     let mut copy = configuration.clone();
     copy.file = file;
     copy
