@@ -26,8 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ADVANCE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Settings of every SQL session. Nothing of ours may wait for ever or hold up vacuum, and names
-/// are written in full.
-const SESSION_OPTIONS: &str = "-c search_path=pg_catalog -c statement_timeout=30s -c lock_timeout=10s \
+/// are written in full. What is answered is on the server's disk (a nonce that a checkpoint holds must
+/// not be lost in a crash), and a standby that is down holds nothing up.
+const SESSION_OPTIONS: &str = "-c search_path=pg_catalog -c synchronous_commit=local -c statement_timeout=30s -c lock_timeout=10s \
     -c idle_in_transaction_session_timeout=30s -c standard_conforming_strings=on -c datestyle=ISO";
 
 /// An SQL connection; its task ends with it.

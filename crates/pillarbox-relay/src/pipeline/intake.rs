@@ -144,6 +144,11 @@ impl Intake {
         Ok(taken)
     }
 
+    /// The database has a new lineage nonce: the next checkpoint carries it.
+    pub fn lineage(&mut self, nonce: String, now: Now) {
+        self.fill.lineage(nonce, now);
+    }
+
     /// Whether a topic of this name is known.
     pub fn knows_topic(&self, name: &str) -> bool {
         self.fill.router.knows(name)

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Topic(Box<Result<Topic, Fault>>),
     /// Pause, or go on.
     Pause(bool),
+    /// The database has a new lineage nonce.
+    Lineage(String),
     /// Commit and confirm what is complete, then end.
     Drain,
     /// End at once.
@@ -71,6 +73,8 @@ pub(crate) enum Event {
     ReaderEnded(ReaderEnd),
     /// The sink thread is gone, perhaps with a fault.
     SinkEnded(Option<Fault>),
+    /// The database has a new lineage nonce.
+    Lineage(String),
     /// The SQL connection does not answer.
     SqlLost(Fault),
 }

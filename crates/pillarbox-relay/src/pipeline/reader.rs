@@ -397,6 +397,10 @@ impl Streaming {
                 }
                 Command::Pause(true) if self.mode == Mode::Reading => self.mode = Mode::Pausing,
                 Command::Pause(false) if matches!(self.mode, Mode::Pausing | Mode::Paused) => self.resume(),
+                Command::Lineage(nonce) => {
+                    let now = self.now();
+                    self.intake.lineage(nonce, now);
+                }
                 Command::Drain => self.mode = Mode::Draining { read_until: Instant::now() + DRAIN_READ_MAX },
                 Command::Release => return Ok(Attention::Released),
                 Command::Pause(_) | Command::Stream(_) => {}

@@ -240,6 +240,10 @@ impl Supervisor {
                 }
                 return;
             }
+            Event::Lineage(nonce) => {
+                self.tell_reader(Command::Lineage(nonce));
+                return;
+            }
             Event::Paused(paused) => {
                 self.answer_waiting(paused);
                 Input::Paused(paused)
@@ -438,7 +442,7 @@ pub(super) async fn advance_lineage(mut lineage: Lineage, config: Arc<Config>, e
     loop {
         tick.tick().await;
         match lineage.advance(config.pipeline.as_str()).await {
-            Ok(_) => {}
+            Ok(nonce) => drop(events.send(Event::Lineage(nonce.to_string())).await),
             Err(fault) if matches!(fault.code, Code::PgUnreachable | Code::PgProtocol) => {
                 let _ = events.send(Event::SqlLost(fault)).await;
                 return;

@@ -55,7 +55,7 @@ pub struct PositionRecord {
     pub system_id: String,
     /// The timeline it was read on.
     pub timeline: u32,
-    /// The last lineage nonce that came back through WAL.
+    /// The newest lineage nonce of the database when this was written.
     pub lineage_nonce: Option<String>,
     /// The replication slot.
     pub slot: String,

@@ -17,7 +17,8 @@
 //! | timeline went back | an older copy | halt |
 //! | otherwise | the same history | go on |
 //!
-//! The nonce is not compared across a timeline switch: its last value may lie in the lost tail.
+//! The nonce is not compared across a timeline switch: its last value may lie in the lost tail. A new
+//! epoch forgets it, so that the next start on the new timeline does not compare it either.
 //! Pure: takes values, gives a verdict.
 
 use pillarbox_wire::lsn::{Lsn, SystemId, TimelineId};
@@ -117,6 +118,11 @@ fn same_lineage(facts: &SourceFacts, recorded: &str) -> Result<(), Fault> {
     let found = facts.lineage.as_ref().map_or("none", |(_, nonce)| nonce);
     let message = format!("the checkpoint has seen lineage {recorded}, this database is at {found}");
     Err(Fault::new(Code::LineageDiffers, message).hint(COPY_HINT))
+}
+
+/// Whether a nonce of the same database came after the one that is recorded.
+pub fn is_newer(nonce: &str, recorded: Option<&str>) -> bool {
+    nonce_sequence(nonce) > recorded.and_then(nonce_sequence)
 }
 
 /// The sequence in `<seq>-<random>`.

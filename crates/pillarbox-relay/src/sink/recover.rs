@@ -158,6 +158,8 @@ fn continued(config: &Config, before: &PositionRecord, now: &Continuation) -> Po
         resume_lsn: now.resume_lsn,
         slot: config.postgres.slot.clone(),
         generation: config.generation(),
+        // It may lie in the lost tail of the former timeline.
+        lineage_nonce: before.lineage_nonce.clone().filter(|_| now.epoch == before.epoch),
         ..before.clone()
     }
 }

@@ -22,6 +22,7 @@ use crate::outbox::Event;
 use crate::pipeline::pace::{Due, Filling, Heat, Pacer};
 use crate::position::checkpoint::{BUCKET_SLOTS, Delta, Table, TopicRecord};
 use crate::position::confirm::Ledger;
+use crate::position::lineage::is_newer;
 use crate::route::{Destination, RouteError, Router, Topic};
 use crate::sql::LINEAGE_PREFIX;
 
@@ -120,6 +121,15 @@ impl Fill {
         self.open.is_none() && self.since.is_none() && self.sealed == 0
     }
 
+    /// A nonce that the database has now. While frames are not taken (a pause, a backlog), the
+    /// checkpoint must not stay at one that every clone has passed.
+    pub(super) fn lineage(&mut self, nonce: String, now: Now) {
+        if is_newer(&nonce, self.end.lineage_nonce.as_deref()) {
+            self.end.lineage_nonce = Some(nonce);
+            self.since.get_or_insert(now.monotonic);
+        }
+    }
+
     /// A lineage nonce that came back through WAL; other messages give no events.
     pub(super) fn take_message(&mut self, prefix: &str, content: &[u8]) {
         if prefix != LINEAGE_PREFIX {
@@ -161,7 +171,8 @@ impl Fill {
         }
         self.end.resume_lsn = self.end.resume_lsn.max(committed.end_lsn);
         if let Some(nonce) = self.pending_nonce.take() {
-            self.end.lineage_nonce = Some(nonce);
+            self.lineage(nonce, now);
+            // Every few seconds an idle pipeline confirms what it has seen.
             self.since.get_or_insert(now.monotonic);
         }
     }

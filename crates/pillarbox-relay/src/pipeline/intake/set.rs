@@ -19,7 +19,7 @@ pub struct SetEnd {
     pub resume_lsn: Lsn,
     /// End LSN of the last whole transaction with events.
     pub published_end_lsn: Lsn,
-    /// The last lineage nonce that came through WAL.
+    /// The newest lineage nonce of the database.
     pub lineage_nonce: Option<String>,
     /// Whether an operator paused the pipeline.
     pub paused: bool,

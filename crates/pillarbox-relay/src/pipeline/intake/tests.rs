@@ -263,6 +263,25 @@ fn a_lineage_nonce_reaches_the_checkpoint_with_its_transaction() {
 }
 
 #[test]
+fn the_newest_nonce_wins_whichever_way_it_comes() {
+    let mut intake = intake(&first(), Transaction::default());
+    intake.lineage("7-abc".to_owned(), T0);
+    intake.pace(T0);
+    let set = intake.take_sealed().remove(0);
+    assert_eq!((set.end.lineage_nonce.as_deref(), set.events), (Some("7-abc"), 0));
+    give_back(&mut intake, set);
+    // An older one arrives late, through WAL.
+    feed(&mut intake, &[begin(100), message(true, "pillarbox.lineage", b"orders:6-old"), commit(100, 108)]);
+    intake.pace(later(100));
+    let set = intake.take_sealed().remove(0);
+    assert_eq!((set.end.lineage_nonce.as_deref(), set.end.resume_lsn), (Some("7-abc"), Lsn(108)));
+    give_back(&mut intake, set);
+    intake.lineage("10-def".to_owned(), later(200));
+    intake.pace(later(200));
+    assert_eq!(intake.take_sealed().remove(0).end.lineage_nonce.as_deref(), Some("10-def"));
+}
+
+#[test]
 fn rows_that_cannot_be_published_name_their_place_and_take_nothing() {
     let huge = "x".repeat(2000);
     for (frame, code) in [
