@@ -7,6 +7,8 @@
 //!  copy   --> relay --X--------^    halts before it fences anybody
 //! ```
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -28,9 +30,9 @@ fn configure_copy(site: &Site, copy: &Postgres) -> Configuration {
     configuration
 }
 
-/// Producer ids and epochs of all transactional ids, as Kafka's own tool prints them.
+/// Producer ids and epochs of a transactional id in use and one that is not, as Kafka's own tool prints them.
 fn producers(site: &Site) -> String {
-    (0..8)
+    [0, 7]
         .map(|n| {
             let output = Command::new("java")
                 .args(["-cp", site.kafka.classpath(), "org.apache.kafka.tools.TransactionsCommand"])
@@ -42,9 +44,30 @@ fn producers(site: &Site) -> String {
             let text = String::from_utf8(output.stdout).expect("text");
             let line = text.lines().last().expect("a line for the id").to_owned();
             // Coordinator, transactional id, producer id, producer epoch; then times, which pass.
-            line.split('\t').take(4).map(str::trim).collect::<Vec<_>>().join(" ") + "\n"
+            line.split('\t').take(4).map(str::trim).collect::<Vec<_>>().join(" ")
         })
-        .collect()
+        .join("\n")
+}
+
+/// Where a copy's data lies.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        // The server's account must reach what is in it.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("permissions");
+        Self(folder)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.0.path().join("copy")
+    }
+
+    fn start(&self) -> Postgres {
+        let options = PostgresOptions { data_dir: Some(self.data()), ..PostgresOptions::default() };
+        Postgres::start(options).expect("the copy starts")
+    }
 }
 
 fn nonce(site: &Site) -> Value {
@@ -68,16 +91,11 @@ fn a_clone_halts_without_fencing_the_relay_of_the_original() {
     let (configuration, mut relay) = streaming(&site, &[]);
     let (load, options) = load(&site, Dice::new().seed(), 100.0);
     wait_for_another_nonce(&site, &Value::Null);
-    let folder = tempfile::tempdir().expect("a folder");
-    // The server's account must reach what is in it.
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .expect("permissions");
-    let data = folder.path().join("copy");
+    let folder = Folder::new();
     let before = nonce(&site);
-    site.postgres.copy_data_dir_to(&data).expect("a storage snapshot");
+    site.postgres.copy_data_dir_to(&folder.data()).expect("a storage snapshot");
     wait_for_another_nonce(&site, &before);
-    let copy = PostgresOptions { data_dir: Some(data), ..PostgresOptions::default() };
-    let copy = Postgres::start(copy).expect("the copy starts");
+    let copy = folder.start();
     let of_copy = configure_copy(&site, &copy);
 
     refused(&site, &of_copy, "PB-3004");
@@ -99,13 +117,45 @@ fn a_clone_halts_without_fencing_the_relay_of_the_original() {
             .expect("a statement");
         ahead().then_some(())
     });
+    // Stopped where it stands, so that an epoch that changes is not of its own doing.
+    relay.suspend();
     let epochs = producers(&site);
     refused(&site, &of_copy, "PB-3005");
-    println!("the copy that is ahead has halted");
+    println!("the copy that is ahead has halted; {epochs}");
     assert_eq!(producers(&site), epochs, "the copy took a transactional id over");
+    relay.resume();
     let (code, text) = relay.post("/api/v1/resume").expect("an answer");
     assert_eq!(code, 200, "{text}");
     settle(&site, &configuration, load, &options);
     assert_eq!(relay.count("starts_total"), 2, "one start, one resume");
     assert_eq!(relay.terminate(Duration::from_secs(25)).code(), Some(0));
+}
+
+#[test]
+fn a_clone_taken_during_a_pause_halts_too() {
+    let mut site = site();
+    let (configuration, mut relay) = streaming(&site, &[]);
+    let (load, options) = load(&site, Dice::new().seed(), 50.0);
+    relay.wait_count("events_total", 200, PATIENCE);
+    let (code, text) = relay.post("/api/v1/pause").expect("an answer");
+    assert_eq!(code, 200, "{text}");
+    let in_database = |site: &Site| {
+        site.postgres.query_one("postgres", "SELECT nonce FROM pillarbox.lineage").expect("a nonce")
+    };
+    let moves_on = |site: &Site| {
+        let before = in_database(site);
+        until("the lineage moves on", PATIENCE, || (in_database(site) != before).then_some(()));
+    };
+    // The copy knows nonces that the stream of the paused relay has not come to.
+    moves_on(&site);
+    let folder = Folder::new();
+    site.postgres.copy_data_dir_to(&folder.data()).expect("a storage snapshot");
+    moves_on(&site);
+    moves_on(&site);
+    let copy = folder.start();
+    refused(&site, &configure_copy(&site, &copy), "PB-3005");
+    assert_eq!(relay.state().as_deref(), Some("paused"));
+    let (code, text) = relay.post("/api/v1/resume").expect("an answer");
+    assert_eq!(code, 200, "{text}");
+    settle(&site, &configuration, load, &options);
 }
