@@ -6,6 +6,7 @@
 //! Topics are never made by accident (`auto.create.topics.enable=false`). Must never listen beyond loopback.
 
 mod broker;
+mod markers;
 mod options;
 mod rpc;
 
@@ -162,6 +163,19 @@ impl Kafka {
     pub fn start_broker(&mut self, broker: usize) -> Result<(), LabError> {
         self.launch_broker(broker)?;
         self.wait_ready()
+    }
+
+    /// Writes the transaction markers that this broker's log since its last start calls lost (see `kafka/markers.rs`);
+    /// gives how many partitions lacked one. A partition that has gone past them is left alone.
+    pub fn write_lost_markers(&self, broker: usize) -> Result<usize, LabError> {
+        let broker = self.broker(broker)?;
+        let path = broker.log_file();
+        let log = fs::read_to_string(&path).map_err(LabError::io("read", &path))?;
+        let lost = markers::lost(&log)?;
+        for transaction in &lost {
+            rpc::write_markers(broker.ports.broker, &transaction.request())?;
+        }
+        Ok(lost.iter().map(markers::Lost::count).sum())
     }
 
     /// Starts a stopped or killed broker again without waiting: for a cluster that lost its quorum.

@@ -10,7 +10,8 @@ use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableT
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::{
     ApiKey, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader, TopicName,
+    MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader, TopicName, WriteTxnMarkersRequest,
+    WriteTxnMarkersResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 
@@ -24,6 +25,9 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 const METADATA_VERSION: i16 = 12;
 const CREATE_TOPICS_VERSION: i16 = 7;
 const DELETE_TOPICS_VERSION: i16 = 6;
+const WRITE_MARKERS_VERSION: i16 = 1;
+/// A later transaction of the same producer has begun there.
+const INVALID_PRODUCER_EPOCH: i16 = 47;
 
 /// Sends a request to the broker on this loopback port and waits for the answer.
 fn call<Q, A>(port: u16, api: ApiKey, version: i16, request: &Q) -> Result<A, LabError>
@@ -104,6 +108,19 @@ pub(super) fn delete_topic(port: u16, name: &str) -> Result<(), LabError> {
         .with_timeout_ms(timeout_ms());
     let answer: DeleteTopicsResponse = call(port, ApiKey::DeleteTopics, DELETE_TOPICS_VERSION, &request)?;
     refused("delete", name, answer.responses.first().map(|t| t.error_code))
+}
+
+/// Writes transaction markers to partitions that this broker leads. Ones that came too late are refused one by one:
+/// the partition has gone past them.
+pub(super) fn write_markers(port: u16, request: &WriteTxnMarkersRequest) -> Result<(), LabError> {
+    let answer: WriteTxnMarkersResponse =
+        call(port, ApiKey::WriteTxnMarkers, WRITE_MARKERS_VERSION, request)?;
+    let topics = answer.markers.iter().flat_map(|marker| &marker.topics);
+    let mut codes = topics.flat_map(|topic| &topic.partitions).map(|partition| partition.error_code);
+    match codes.find(|code| ![0, INVALID_PRODUCER_EPOCH].contains(code)) {
+        None => Ok(()),
+        Some(code) => Err(LabError::Kafka { what: format!("cannot write markers: error {code}") }),
+    }
 }
 
 /// The broker's own time limit for a request: shorter than ours, so that its answer arrives.
