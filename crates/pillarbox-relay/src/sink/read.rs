@@ -20,8 +20,8 @@ const FIRST_STEP: i64 = 256;
 /// Each further look goes this much further back.
 const STEP_GROWTH: i64 = 8;
 /// Reading a checkpoint takes milliseconds; beyond this something holds the partition's last
-/// stable offset back.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// stable offset back. Shorter than the reader's patience, so that the fault says what.
+const READ_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// How far a read goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +128,13 @@ impl Log<'_> {
     }
 
     fn fault(&self, error: &pillarbox_kafka::Error) -> Fault {
-        kafka_fault(error, &format!("cannot read the checkpoint topic {}", self.topic))
+        let fault = kafka_fault(error, &format!("cannot read the checkpoint topic {}", self.topic));
+        match error {
+            pillarbox_kafka::Error::Deadline { .. } => fault.hint(format!(
+                "a transaction stays open in it: kafka-transactions.sh --bootstrap-server HOST:PORT find-hanging --topic {}; brokers lose its end when a partition has no leader at that moment",
+                self.topic
+            )),
+            _ => fault,
+        }
     }
 }
