@@ -1,15 +1,17 @@
-//! Topics that disappear or are replaced, and a Kafka cluster that is another one.
+//! Topics that disappear, are replaced or changed, and a Kafka cluster that is another one.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use pillarbox_lab::{Kafka, KafkaOptions};
 
 use crate::harness::dice::Dice;
 use crate::harness::relay::Relay;
-use crate::harness::site::Answer;
+use crate::harness::site::{Answer, Site};
+use crate::harness::until::until;
 use crate::probe;
-use crate::world::{PARTITIONS, PATIENCE, load, site, streaming};
+use crate::world::{PARTITIONS, PATIENCE, load, settle, site, streaming};
 
 /// A halt must come within the producer's attempts, not at some time-out.
 const HALT_MAX: Duration = Duration::from_secs(20);
@@ -88,4 +90,68 @@ fn another_kafka_cluster_halts_and_stays_as_it_was() {
             .iter()
             .any(|topic| topic.starts_with("__pillarbox") || topic.starts_with("outbox"))
     );
+}
+
+#[test]
+fn a_checkpoint_topic_deleted_under_load_halts_and_setup_does_not_begin_anew() {
+    let site = site();
+    let (configuration, mut relay) = streaming(&site, &[]);
+    let (load, _) = load(&site, Dice::new().seed(), 300.0);
+    relay.wait_count("events_total", 1_000, PATIENCE);
+    site.kafka.delete_topic("__pillarbox.orders").expect("the topic is deleted");
+    relay.wait_state("halted", HALT_MAX);
+    let fault = relay.status().expect("a status")["fault"].clone();
+    // From the produce, or, where that was unclear, from the start that followed.
+    assert!(fault["code"] == "PB-2006" || fault["code"] == "PB-2008", "{fault}");
+    assert!(fault["message"].as_str().expect("text").contains("__pillarbox.orders"), "{fault}");
+    assert_eq!(relay.terminate(Duration::from_secs(10)).code(), Some(0));
+    load.stop();
+    load.finish().expect("the writers end");
+    refused(&site.command(&["run", "--exit-on-halt"], &configuration), "PB-2008");
+    refused(&site.command(&["setup"], &configuration), "PB-2009");
+    assert!(!probe::topics(&site).iter().any(|topic| topic.starts_with("__pillarbox")));
+}
+
+/// Changes a topic as an administrator does.
+fn administer(site: &Site, tool: &str, words: &[&str]) {
+    let mut java = Command::new("java");
+    java.args(["-cp", site.kafka.classpath(), tool, "--bootstrap-server", &site.kafka.bootstrap()]);
+    let output = java.args(["--alter", "--topic", TOPIC]).args(words).output().expect("java runs");
+    assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn more_partitions_are_warned_of_and_move_no_key() {
+    let site = site();
+    let (configuration, mut relay) = streaming(&site, &[]);
+    let (load, options) = load(&site, Dice::new().seed(), 200.0);
+    relay.wait_count("events_total", 500, PATIENCE);
+    administer(&site, "org.apache.kafka.tools.TopicCommand", &["--partitions", "12"]);
+    let more = relay.count("events_total") + 500;
+    relay.wait_count("events_total", more, PATIENCE);
+    assert_eq!(relay.terminate(PATIENCE).code(), Some(0));
+    relay = site.relay(&configuration);
+    relay.wait_count("events_total", 500, PATIENCE);
+    assert!(relay.log_tail().contains("PB-2013"), "no warning: {}", relay.log_tail());
+    // The judge knows the pinned count only.
+    settle(&site, &configuration, load, &options);
+}
+
+#[test]
+fn a_topic_that_takes_smaller_batches_from_now_on_gets_smaller_batches() {
+    let site = site();
+    let (configuration, mut relay) = streaming(&site, &[]);
+    let (load, options) = load(&site, Dice::new().seed(), 400.0);
+    relay.wait_count("events_total", 500, PATIENCE);
+    // A record takes about 400 bytes, a batch in this load a few of them.
+    administer(&site, "kafka.admin.ConfigCommand", &["--add-config", "max.message.bytes=700"]);
+    let (starts, _) = until("a start that reads the limits again", PATIENCE, || {
+        Some(relay.count("starts_total")).filter(|starts| *starts >= 2)
+    });
+    relay.wait_state("streaming", PATIENCE);
+    assert!(relay.log_tail().contains("PB-2016"), "{}", relay.log_tail());
+    let more = relay.count("events_total") + 1_000;
+    relay.wait_count("events_total", more, PATIENCE);
+    println!("streams since start {starts}, now at {}", relay.count("starts_total"));
+    settle(&site, &configuration, load, &options);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use pillarbox_lab::{KafkaOptions, Postgres, PostgresOptions};
 
 use crate::harness::site::{Configuration, Site};
+use crate::harness::until::until;
 use crate::said::{CANARY_PAYLOAD, edited, pillarbox, run};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,4 +74,27 @@ fn another_server_halts() {
     run(&moved.file).expect(65, 3001, &["postgres.url"]);
     pillarbox(&["setup"], &moved.file).expect(65, 3001, &["postgres.url"]);
     pillarbox(&["check"], &moved.file).expect(1, 3001, &["postgres.url"]);
+}
+
+#[test]
+fn a_slot_that_lost_its_wal_halts_with_its_last_position() {
+    let options = PostgresOptions::default().setting("max_slot_wal_keep_size", "1MB");
+    let site = Site::start(
+        options.setting("min_wal_size", "32MB").setting("max_wal_size", "64MB"),
+        KafkaOptions::default(),
+    );
+    let configuration = stopped(&site, "orders");
+    let resume = resume_lsn(&site, "orders");
+    let sql = |text: &str| site.postgres.execute("postgres", text).expect("the statement");
+    let lost = "SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = 'pillarbox_orders'";
+    until("the slot is lost", PATIENCE, || {
+        sql("CREATE TABLE IF NOT EXISTS filler (x text)");
+        sql("INSERT INTO filler SELECT repeat('x', 500) FROM generate_series(1, 20000)");
+        sql("SELECT pg_switch_wal()");
+        sql("CHECKPOINT");
+        (site.postgres.query_one("postgres", lost).expect("the slot") == "t").then_some(())
+    });
+    run(&configuration.file).expect(65, 1014, &["pillarbox_orders", &resume]);
+    pillarbox(&["setup"], &configuration.file).expect(65, 1014, &["pillarbox_orders", "--adopt-slot"]);
+    pillarbox(&["check"], &configuration.file).expect(1, 1014, &["pillarbox_orders"]);
 }
