@@ -32,7 +32,11 @@ use clap::{Parser, Subcommand};
 
 /// What was typed.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask bench", about = "Measure the release binary against real servers")]
+#[command(
+    name = "bench",
+    bin_name = "cargo xtask bench",
+    about = "Measure the release binary against real servers"
+)]
 struct Arguments {
     #[command(subcommand)]
     bench: Bench,
