@@ -1,7 +1,7 @@
 //! A cluster: its brokers, the metadata we remember, and connections by (broker, purpose).
 //!
 //! A broker works on one request of a connection at a time, so a commit must never stand behind a batch, nor a
-//! batch behind an admin call: each [`Purpose`] has its own connection. Metadata is asked for when it is missing
+//! batch behind an admin call: each `Purpose` has its own connection. Metadata is asked for when it is missing
 //! or when an answer said that it is stale, never on the hot path.
 //!
 //! It never creates a topic (auto-creation is switched off in every request) and never decides about a retry.

@@ -2,12 +2,12 @@
 //!
 //! | file | is |
 //! | --- | --- |
-//! | [`recover`] | Start, steps 2 to 4: read, judge, fence, read again |
-//! | [`commit`] | the sink thread's loop: submit, wait, report |
-//! | [`record`] | the checkpoint batch of a transaction |
-//! | [`read`] | the checkpoint topic, read backwards |
-//! | [`topics`] | what a topic takes, whether it is still the one we know |
-//! | [`bootstrap`] | the first checkpoint of a pipeline |
+//! | `recover` | Start, steps 2 to 4: read, judge, fence, read again |
+//! | `commit` | the sink thread's loop: submit, wait, report |
+//! | `record` | the checkpoint batch of a transaction |
+//! | `read` | the checkpoint topic, read backwards |
+//! | `topics` | what a topic takes, whether it is still the one we know |
+//! | `bootstrap` | the first checkpoint of a pipeline |
 //!
 //! Events and checkpoint are always in one transaction (I1): nothing else is ever submitted. Never
 //! reports what is not durable: a set comes back only after EndTxn was answered with success.
