@@ -28,6 +28,8 @@ pub const HOT_BYTES_PER_SECOND_BEHIND: u64 = 2_000_000;
 pub const BEHIND_MIN: Duration = Duration::from_millis(100);
 /// The rate is taken over at least this long.
 const HOT_WINDOW: Duration = Duration::from_millis(5);
+/// An old stream cools only over this long.
+const COOL_WINDOW: Duration = Duration::from_millis(50);
 /// The reader's pause in a backlog: long enough that the walsender sends many rows per wake-up.
 pub const HOT_PAUSE: Duration = Duration::from_micros(150);
 /// Sealed sets beyond this many wait for the sink; more events join the filling one meanwhile.
@@ -52,7 +54,8 @@ impl Heat {
     pub fn read(&mut self, bytes: usize, now: Duration) {
         self.bytes += bytes as u64;
         let window = now.saturating_sub(self.since);
-        if window < HOT_WINDOW {
+        // A drain that Kafka or the server holds up for a moment is still one.
+        if window < if self.hot && self.behind { COOL_WINDOW } else { HOT_WINDOW } {
             return;
         }
         let rate = if self.behind { HOT_BYTES_PER_SECOND_BEHIND } else { HOT_BYTES_PER_SECOND };
@@ -156,11 +159,14 @@ mod tests {
         heat.begun(BEHIND_MIN);
         heat.read(50_000, 10 * MS);
         assert!(heat.is_hot(), "10 MB/s, behind");
+        heat.read(0, 15 * MS);
+        heat.read(0, 55 * MS);
+        assert!(heat.is_hot(), "a stall of 45 ms does not cool it");
         heat.begun(MS);
-        heat.read(50_000, 15 * MS);
-        assert!(!heat.is_hot(), "10 MB/s, live");
+        heat.read(50_000, 60 * MS);
+        assert!(!heat.is_hot(), "1 MB/s, live");
         heat.begun(BEHIND_MIN);
-        heat.read(5_000, 20 * MS);
+        heat.read(5_000, 65 * MS);
         assert!(!heat.is_hot(), "1 MB/s, behind: a trickle");
     }
 
