@@ -172,8 +172,14 @@ impl Kafka {
         let path = broker.log_file();
         let log = fs::read_to_string(&path).map_err(LabError::io("read", &path))?;
         let lost = markers::lost(&log)?;
-        for transaction in &lost {
-            rpc::write_markers(broker.ports.broker, &transaction.request())?;
+        let deadline = Instant::now() + READY_MAX;
+        for request in lost.iter().map(markers::Lost::request) {
+            while !rpc::write_markers(broker.ports.broker, &request)? {
+                if Instant::now() > deadline {
+                    return Err(LabError::Kafka { what: "cannot write markers: no leader".into() });
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
         }
         Ok(lost.iter().map(markers::Lost::count).sum())
     }

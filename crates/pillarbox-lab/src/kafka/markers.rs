@@ -5,7 +5,7 @@
 //!   coordinator elected, sends markers -> fenced, the partitions have no leader -> "likely deleted": skipped
 //!   -> COMPLETE_COMMIT without markers: an open transaction for ever, nothing behind it becomes visible
 //! ```
-//! Seen on Kafka 4.3.1, where the metadata cache answers "no such partition" for "no leader", about once in 40
+//! Seen on Kafka 4.3.1, where the metadata cache answers "no such partition" for "no leader", about once in 6
 //! kills under load of a single node (with other brokers alive, partitions keep a leader). The broker's log names
 //! transaction and partitions; the markers are written as it decided. Must never write a marker that the broker's
 //! log does not ask for.
