@@ -30,6 +30,8 @@ const FAULT_EVERY: f64 = 1.8;
 const KILLS_PER_SERVER_FAULT: u64 = 10;
 /// When a fault comes, counted from the moment the relay streams.
 const MOMENT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1500));
+/// How long the relay is without a server at most before it is killed too.
+const OUTAGE_MAX: Duration = Duration::from_secs(2);
 /// How long the relay may take to stream again, whatever happened: a broker's restart on a busy machine.
 const STREAMING_MAX: Duration = Duration::from_secs(120);
 /// How long the rest may take once the faults are over.
@@ -77,14 +79,17 @@ impl Starts {
     }
 }
 
-/// Every second fault of a server takes the relay with it, which then starts without that server.
+/// Every second fault of a server takes the relay with it a moment later, which then starts without that server.
+/// What it had read by then and could not commit must not have been confirmed.
 fn strike(fault: Fault, site: &mut Site, relay: &mut Relay, starts: &mut Starts, dice: &mut Dice) {
     let both = dice.below(2) == 0;
+    let moment = dice.between(Duration::ZERO, OUTAGE_MAX);
     match fault {
         Fault::KillRelay => starts.end(relay),
         Fault::CrashPostgres => {
             site.postgres.stop(ShutdownMode::Immediate, STREAMING_MAX).expect("Postgres stops");
             if both {
+                std::thread::sleep(moment);
                 starts.end(relay);
             }
             site.postgres.start_again().expect("Postgres starts again");
@@ -92,6 +97,7 @@ fn strike(fault: Fault, site: &mut Site, relay: &mut Relay, starts: &mut Starts,
         Fault::KillBroker => {
             site.kafka.kill9(1).expect("the broker dies");
             if both {
+                std::thread::sleep(moment);
                 starts.end(relay);
             }
             site.kafka.start_broker(1).expect("the broker starts again");
