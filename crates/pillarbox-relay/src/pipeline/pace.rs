@@ -17,7 +17,7 @@
 use std::time::Duration;
 
 /// Commits of a busy stream are at least this far apart.
-pub const SPACING: Duration = Duration::from_micros(2_500);
+pub const SPACING: Duration = Duration::from_millis(4);
 /// In a backlog a set is sealed this long after its first event, full or not.
 pub const FILL_TIME_MAX: Duration = Duration::from_millis(50);
 /// A stream above this rate is a backlog, whatever its age.
