@@ -122,7 +122,7 @@ impl Connection {
     /// # Errors
     /// [`SourceError`].
     pub fn identify_system(&mut self) -> Result<SystemInfo, SourceError> {
-        let rows = self.query("IDENTIFY_SYSTEM", CATALOG_TIMEOUT)?;
+        let rows = self.exchange("IDENTIFY_SYSTEM", CATALOG_TIMEOUT)?;
         let row = rows.first().ok_or(SourceError::Malformed("no answer to IDENTIFY_SYSTEM"))?;
         Ok(SystemInfo {
             system_id: SystemId(parse(row.require(0)?)?),
@@ -140,7 +140,7 @@ impl Connection {
         if timeline <= TimelineId(1) {
             return Ok(Vec::new());
         }
-        let rows = self.query(&format!("TIMELINE_HISTORY {timeline}"), CATALOG_TIMEOUT)?;
+        let rows = self.exchange(&format!("TIMELINE_HISTORY {timeline}"), CATALOG_TIMEOUT)?;
         let row = rows.first().ok_or(SourceError::Malformed("no answer to TIMELINE_HISTORY"))?;
         parse_history(row.require(1)?)
     }

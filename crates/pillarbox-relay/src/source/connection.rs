@@ -30,6 +30,8 @@ pub struct Connection {
     channel: Channel,
     server_version: u32,
     in_step: bool,
+    /// A query ran: what it left in the session's catalog caches would spoil a stream.
+    ran_sql: bool,
 }
 
 /// A row of a simple query, all columns as text.
@@ -63,7 +65,7 @@ impl Connection {
         let deadline = Instant::now() + timeout;
         let mut channel = Channel::new(Socket::connect(settings, deadline)?);
         match startup::open_session(&mut channel, settings, application_name, deadline) {
-            Ok(server_version) => Ok(Self { channel, server_version, in_step: true }),
+            Ok(server_version) => Ok(Self { channel, server_version, in_step: true, ran_sql: false }),
             Err(SourceError::Server(error))
                 if error.refuses_host() && startup::offers_tls(settings, deadline) =>
             {
@@ -78,13 +80,20 @@ impl Connection {
         self.server_version
     }
 
-    /// Runs `sql` by the simple protocol; all rows of all its statements.
+    /// Runs `sql` by the simple protocol; all rows of all its statements. The connection can stream
+    /// no more.
     ///
     /// # Errors
     /// [`SourceError::Server`] leaves the connection usable, every other error does not.
     pub fn query(&mut self, sql: &str, timeout: Duration) -> Result<Vec<TextRow>, SourceError> {
+        self.ran_sql = true;
+        self.exchange(sql, timeout)
+    }
+
+    /// Runs a replication command, or SQL for [`Connection::query`].
+    pub(super) fn exchange(&mut self, command: &str, timeout: Duration) -> Result<Vec<TextRow>, SourceError> {
         let deadline = Instant::now() + timeout;
-        self.ask(sql, deadline)?;
+        self.ask(command, deadline)?;
         let mut rows = Vec::new();
         let mut refused = None;
         loop {
@@ -105,9 +114,15 @@ impl Connection {
 
     /// Starts to stream from the slot's own position; returns when the server has agreed.
     ///
+    /// # Panics
+    /// When the connection has run SQL. Decoding takes what a query left in the session's catalog
+    /// caches for history: rows of a publication that was replaced since then vanish without a word
+    /// (seen on Postgres 16 and 18).
+    ///
     /// # Errors
     /// [`SourceError::Server`] with the server's reason: slot missing, in use, invalidated, ...
     pub fn start_replication(mut self, slot: &str, publication: &str) -> Result<Stream, SourceError> {
+        assert!(!self.ran_sql, "a connection that has run SQL must not stream");
         let deadline = Instant::now() + START_TIMEOUT;
         self.ask(&start_command(slot, publication), deadline)?;
         loop {

@@ -110,3 +110,13 @@ fn a_crash_of_the_server_is_no_end_in_good_order() {
     let error = read_until(&mut stream, |seen| *seen == Seen::End).expect_err("no end");
     assert_eq!(fault(&error, &site.settings()).code, Code::PgProtocol, "{error}");
 }
+
+#[test]
+#[should_panic(expected = "must not stream")]
+fn a_connection_that_has_run_sql_does_not_stream() {
+    let site = Site::start(18, &[]);
+    site.create_slot();
+    let mut connection = site.connect();
+    connection.query("SELECT 1", LONG).expect("an answer");
+    let _ = connection.start_replication("s", "p");
+}
