@@ -7,16 +7,17 @@
 //! It never creates a topic (auto-creation is switched off in every request) and never decides about a retry.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
-use kafka_protocol::messages::{ApiKey, MetadataRequest, MetadataResponse};
+use kafka_protocol::messages::{ApiKey, FindCoordinatorRequest, MetadataRequest, MetadataResponse};
 use uuid::Uuid;
 
-use crate::admin::topic_name;
+use crate::admin::{text, topic_name};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorCode};
 use crate::protocol::Call;
@@ -46,6 +47,12 @@ impl ClusterConfig {
     }
 }
 
+/// Key type of FindCoordinator for transactional ids.
+const KEY_TRANSACTION: i8 = 1;
+
+/// FindCoordinator version from which it takes and gives lists.
+const COORDINATOR_LISTS: i16 = 4;
+
 /// What a connection is for; two purposes never share one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
@@ -55,6 +62,15 @@ pub(crate) enum Purpose {
     Coordinator,
     /// Metadata, admin, offsets.
     Admin,
+}
+
+impl Purpose {
+    fn carries_transactions(self) -> bool {
+        match self {
+            Self::Data | Self::Coordinator => true,
+            Self::Admin => false,
+        }
+    }
 }
 
 /// What is known of one topic. `partitions[i]` is partition `i`.
@@ -91,6 +107,8 @@ struct Inner {
     config: ClusterConfig,
     known: Mutex<Known>,
     connections: Mutex<HashMap<(Arc<str>, Purpose), SharedSlot>>,
+    /// See [`Cluster::breaks`].
+    breaks: AtomicU64,
 }
 
 /// One connection to be; the lock makes concurrent callers wait for one attempt instead of making several.
@@ -110,7 +128,12 @@ impl Cluster {
     ///
     /// Errors: [`Error::NoBroker`] with the last attempt inside, or [`Error::TlsOrSaslExpected`] itself.
     pub async fn connect(config: ClusterConfig) -> Result<Self, Error> {
-        let inner = Inner { config, known: Mutex::default(), connections: Mutex::default() };
+        let inner = Inner {
+            config,
+            known: Mutex::default(),
+            connections: Mutex::default(),
+            breaks: AtomicU64::new(0),
+        };
         let cluster = Self { inner: Arc::new(inner) };
         cluster.refresh(&[]).await.map_err(expect_sasl)?;
         Ok(cluster)
@@ -272,6 +295,43 @@ impl Cluster {
         self.open(&address).await
     }
 
+    /// The coordinator of a transactional id. Asking creates `__transaction_state` on a new cluster; 15 until that is
+    /// done.
+    pub(crate) async fn find_coordinator(&self, transactional_id: &str) -> Result<i32, Error> {
+        let key = text(transactional_id);
+        let request = FindCoordinatorRequest::default().with_key_type(KEY_TRANSACTION);
+        let connection = self.any_connection().await?;
+        let lists = connection.version_of::<FindCoordinatorRequest>()? >= COORDINATOR_LISTS;
+        let request = match lists {
+            true => request.with_coordinator_keys(vec![key]),
+            false => request.with_key(key),
+        };
+        let answer = connection.call(&request).await?;
+        let (code, node) = match answer.coordinators.first() {
+            Some(coordinator) => (coordinator.error_code, coordinator.node_id.0),
+            None => (answer.error_code, answer.node_id.0),
+        };
+        ErrorCode(code).check(ApiKey::FindCoordinator, || transactional_id.to_owned())?;
+        Ok(node)
+    }
+
+    /// How many connections for transactions have broken so far, as noticed when they were used again. A broker may
+    /// have died behind each of them.
+    pub(crate) fn breaks(&self) -> u64 {
+        self.inner.breaks.load(Ordering::Relaxed)
+    }
+
+    /// Drops connections that are dead already, so that they do not count as [`Self::breaks`] any more.
+    pub(crate) async fn forget_dead(&self) {
+        let slots: Vec<SharedSlot> = {
+            let connections = self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner);
+            connections.values().cloned().collect()
+        };
+        for slot in slots {
+            slot.lock().await.take_if(|connection| !connection.is_alive());
+        }
+    }
+
     async fn address(&self, broker: i32) -> Result<Arc<str>, Error> {
         if let Some(address) = self.known().brokers.get(&broker) {
             return Ok(Arc::clone(address));
@@ -293,6 +353,9 @@ impl Cluster {
         let mut slot = slot.lock().await;
         if let Some(connection) = slot.as_ref().filter(|connection| connection.is_alive()) {
             return Ok(connection.clone());
+        }
+        if slot.take().is_some_and(|dead| purpose.carries_transactions() && dead.broke_in_use()) {
+            self.inner.breaks.fetch_add(1, Ordering::Relaxed);
         }
         let connection = self.open(address).await?;
         *slot = Some(connection.clone());

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, ResponseHeader};
@@ -41,6 +41,10 @@ const READ_BYTES: usize = 64 << 10;
 
 /// Buffers handed to one vectored write; Linux takes 1,024, and beyond a few dozen nothing is gained.
 const WRITE_SLICES: usize = 64;
+
+/// A broker closes what nobody uses for ten minutes. A connection that was quiet for this long before it ended had
+/// nothing under way, not even a transaction's markers: those take milliseconds.
+const QUIET: Duration = Duration::from_secs(60);
 
 /// Highest version of an api per connection, from ApiVersions.
 #[derive(Clone, Debug, Default)]
@@ -80,8 +84,16 @@ struct Shared {
     request_timeout: Duration,
     correlation: AtomicI32,
     pending: Mutex<VecDeque<Pending>>,
-    death: OnceLock<io::ErrorKind>,
+    used: Mutex<Instant>,
+    death: OnceLock<Death>,
     kill: Notify,
+}
+
+/// The end of a connection; the first cause stands.
+#[derive(Clone, Copy)]
+struct Death {
+    kind: io::ErrorKind,
+    at: Instant,
 }
 
 struct Outgoing {
@@ -137,6 +149,7 @@ impl Connection {
             request_timeout,
             correlation: AtomicI32::new(0),
             pending: Mutex::new(VecDeque::new()),
+            used: Mutex::new(Instant::now()),
             death: OnceLock::new(),
             kill: Notify::new(),
         });
@@ -155,6 +168,12 @@ impl Connection {
     /// False once the socket broke; outstanding requests have failed by then.
     pub(crate) fn is_alive(&self) -> bool {
         self.shared.death.get().is_none() && !self.queue.is_closed()
+    }
+
+    /// It ended soon after it was used: whoever was at the other end may have died in the middle of something.
+    pub(crate) fn broke_in_use(&self) -> bool {
+        let used = *self.shared.used.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.death.get().is_some_and(|death| death.at.saturating_duration_since(used) < QUIET)
     }
 
     /// Finalized level of `transaction.version`.
@@ -202,6 +221,7 @@ impl Connection {
         body: Vec<Bytes>,
         timeout: Duration,
     ) -> Result<Reply, Error> {
+        *self.shared.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let correlation = self.shared.correlation.fetch_add(1, Ordering::Relaxed);
         let length = body.iter().map(Bytes::len).sum();
         let head = Head { api, version, header_version, correlation, client_id: &self.shared.client_id };
@@ -251,12 +271,15 @@ impl Shared {
     }
 
     fn death_kind(&self) -> io::ErrorKind {
-        self.death.get().copied().unwrap_or(io::ErrorKind::NotConnected)
+        self.death.get().map_or(io::ErrorKind::NotConnected, |death| death.kind)
+    }
+
+    fn die(&self, kind: io::ErrorKind) {
+        let _ = self.death.set(Death { kind, at: Instant::now() });
     }
 
     fn close(&self, kind: io::ErrorKind) {
-        // The first cause stands.
-        let _ = self.death.set(kind);
+        self.die(kind);
         self.kill.notify_one();
     }
 }
@@ -307,9 +330,9 @@ async fn drive(
         () = shared.kill.notified() => Ok(()),
     };
     if let Err(error) = ended {
-        let _ = shared.death.set(error.kind());
+        shared.die(error.kind());
     }
-    let _ = shared.death.set(io::ErrorKind::NotConnected);
+    shared.die(io::ErrorKind::NotConnected);
     let kind = shared.death_kind();
     requests.close();
     let written = std::mem::take(&mut *shared.pending());

@@ -2,8 +2,8 @@
 //! partition reader and the few admin calls a relay needs, on the `kafka-protocol` codec.
 //!
 //! ```text
-//! admin   reader   producer (state: pure, plan: pure, io)
-//!    \       |       /
+//! admin   markers   reader   producer (state: pure, plan: pure, io)
+//!    \       |        |      /
 //!         cluster            metadata, connections by (broker, purpose)
 //!            |
 //!        connection          one TCP stream, requests pipelined, answered in order
@@ -19,6 +19,7 @@ pub mod admin;
 pub mod cluster;
 pub mod connection;
 pub mod error;
+pub mod markers;
 pub mod producer;
 pub mod reader;
 

@@ -7,9 +7,11 @@ use kafka_protocol::messages::{
     ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsRequest, CreatePartitionsResponse,
     CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse,
     DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
-    EndTxnRequest, EndTxnResponse, FetchRequest, FetchResponse, FindCoordinatorRequest,
-    FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest,
-    ListOffsetsResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse,
+    DescribeProducersRequest, DescribeProducersResponse, DescribeTransactionsRequest,
+    DescribeTransactionsResponse, EndTxnRequest, EndTxnResponse, FetchRequest, FetchResponse,
+    FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse,
+    ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, ProduceRequest,
+    ProduceResponse, WriteTxnMarkersRequest, WriteTxnMarkersResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
 
@@ -51,6 +53,9 @@ calls! {
     DeleteRecords: DeleteRecordsRequest => DeleteRecordsResponse, 1..=2;
     CreatePartitions: CreatePartitionsRequest => CreatePartitionsResponse, 1..=3;
     DescribeConfigs: DescribeConfigsRequest => DescribeConfigsResponse, 1..=4;
+    DescribeTransactions: DescribeTransactionsRequest => DescribeTransactionsResponse, 0..=0;
+    DescribeProducers: DescribeProducersRequest => DescribeProducersResponse, 0..=0;
+    WriteTxnMarkers: WriteTxnMarkersRequest => WriteTxnMarkersResponse, 1..=1;
 }
 
 #[cfg(test)]
@@ -78,6 +83,9 @@ mod tests {
         inside::<DeleteTopicsRequest>();
         inside::<DeleteRecordsRequest>();
         inside::<CreatePartitionsRequest>();
+        inside::<DescribeTransactionsRequest>();
+        inside::<DescribeProducersRequest>();
+        inside::<WriteTxnMarkersRequest>();
         inside::<DescribeConfigsRequest>();
     }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use pillarbox_kafka::admin::{self, Creation, OffsetOf, TopicSpec};
 use pillarbox_kafka::producer::{LostReason, Producer, ProducerConfig};
 use pillarbox_kafka::reader::{PartitionReader, ReaderOptions};
-use pillarbox_kafka::{Cluster, Error, ErrorCode};
+use pillarbox_kafka::{Cluster, Error, ErrorCode, markers};
 use pillarbox_lab::{Kafka, KafkaOptions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
-use support::{Topics, config, drive, next_committed, next_lost};
+use support::{Topics, config, drive, next_committed, next_lost, try_drive};
 
 const CHECKPOINT: &str = "__pillarbox.orders";
 
@@ -106,8 +106,8 @@ fn one_broker() {
         too_large_is_typed_and_leaves_nothing(&cluster).await;
         a_recreated_topic_is_never_written(&cluster).await;
         a_stalled_relay_loses_its_transaction(&cluster).await;
-        a_frozen_broker_is_waited_for(&cluster, &mut kafka).await;
-        a_killed_broker_is_waited_for(&cluster, &bootstrap, &mut kafka).await;
+        a_frozen_broker_ends_the_producer(&cluster, &mut kafka).await;
+        a_killed_broker_ends_the_producer(&cluster, &bootstrap, &mut kafka).await;
     });
 }
 
@@ -232,8 +232,8 @@ async fn a_stalled_relay_loses_its_transaction(cluster: &Cluster) {
     assert_eq!(read(cluster, "stalled", 0).await, topics.expected(2, 1));
 }
 
-async fn a_frozen_broker_is_waited_for(cluster: &Cluster, kafka: &mut Kafka) {
-    println!("a frozen broker is waited for");
+async fn a_frozen_broker_ends_the_producer(cluster: &Cluster, kafka: &mut Kafka) {
+    println!("a frozen broker ends the producer");
     let topics = topics(cluster, "frozen", 4, &[]).await;
     let config = ProducerConfig { request_timeout: Duration::from_millis(300), ..producer_config() };
     let mut producer = Producer::init(cluster.clone(), config).await.unwrap();
@@ -242,18 +242,15 @@ async fn a_frozen_broker_is_waited_for(cluster: &Cluster, kafka: &mut Kafka) {
     for n in 5..8 {
         producer.submit(topics.transaction(n, 2));
     }
-    let stalled = tokio::time::timeout(Duration::from_secs(2), producer.next()).await;
-    assert!(stalled.is_err(), "a frozen broker commits nothing");
+    let lost = next_lost(&mut producer).await;
+    assert!(matches!(lost.reason, LostReason::Disconnected { .. }), "{:?}", lost.reason);
     kafka.resume(1).unwrap();
-    for n in 5..8 {
-        assert_eq!(next_committed(&mut producer).await.transaction.tag, n);
-    }
-    println!("after a freeze: {:?}", producer.stats());
+    go_on(cluster, &topics, 8, 2).await;
     assert_eq!(read(cluster, "frozen", 3).await, topics.expected(8, 2));
 }
 
-async fn a_killed_broker_is_waited_for(cluster: &Cluster, bootstrap: &str, kafka: &mut Kafka) {
-    println!("a killed broker is waited for");
+async fn a_killed_broker_ends_the_producer(cluster: &Cluster, bootstrap: &str, kafka: &mut Kafka) {
+    println!("a killed broker ends the producer");
     let topics = topics(cluster, "killed", 4, &[]).await;
     let mut producer = producer(cluster).await;
     drive(&mut producer, &topics, 0..5, 3).await;
@@ -262,28 +259,40 @@ async fn a_killed_broker_is_waited_for(cluster: &Cluster, bootstrap: &str, kafka
     }
     assert_eq!(next_committed(&mut producer).await.transaction.tag, 5);
     kafka.kill9(1).unwrap();
-    let refused = tokio::time::timeout(Duration::from_millis(200), producer.next()).await;
-    drop(refused);
     let unreachable = Cluster::connect(config(bootstrap)).await.err();
     assert!(unreachable.is_some_and(|error| error.is_unreachable()));
     kafka.start_broker(1).unwrap();
-    drive_rest(&mut producer, &topics, 12).await;
-    println!("after a kill: {:?}", producer.stats());
+    next_lost(&mut producer).await;
+    go_on(cluster, &topics, 12, 3).await;
     check(cluster, bootstrap, &topics, 12, 3).await;
 }
 
-/// Goes on after outcomes may have been consumed: until `end` is committed.
-async fn drive_rest(producer: &mut Producer<u64>, topics: &Topics, end: u64) {
-    let mut submitted = 8;
-    loop {
-        while submitted < end && producer.can_submit() {
-            producer.submit(topics.transaction(submitted, 3));
-            submitted += 1;
-        }
-        if next_committed(producer).await.transaction.tag + 1 == end {
-            return;
+/// What a relay does after a loss: looks for lost markers, fences, reads the checkpoint, and goes on from there to
+/// `end`. Gives how many producers that took.
+async fn go_on(cluster: &Cluster, topics: &Topics, end: u64, batches: u32) -> u32 {
+    let started = std::time::Instant::now();
+    let ids: Vec<String> = (0..8).map(|n| format!("pillarbox.orders.{n}")).collect();
+    let watched = [(topics.data.name.clone(), topics.partitions as u32), (CHECKPOINT.to_owned(), 1)];
+    for producers in 1.. {
+        assert!(started.elapsed() < READ_LIMIT, "transactions do not get through again");
+        let report = match markers::restore(cluster, &ids, &watched).await {
+            Ok(report) => report,
+            Err(error) => {
+                println!("while looking for markers: {error}");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                continue;
+            }
+        };
+        println!("lost markers: {:?}", report.written);
+        assert_eq!(report.unknown, []);
+        let Ok(mut producer) = Producer::init(cluster.clone(), producer_config()).await else { continue };
+        let last = read(cluster, CHECKPOINT, 0).await.pop();
+        let next = last.map_or(0, |last| last.parse::<u64>().unwrap() + 1);
+        if try_drive(&mut producer, topics, next..end, batches).await.is_ok() {
+            return producers;
         }
     }
+    unreachable!()
 }
 
 #[test]
@@ -295,28 +304,85 @@ fn three_brokers_and_one_of_them_dies_under_load() {
         let topics = topics(&cluster, "orders", 6, &[]).await;
         let limits = admin::topic_limits(&cluster, "orders").await.unwrap();
         assert_eq!(limits.min_insync_replicas, 2);
-        let mut producer = producer(&cluster).await;
-        let (mut submitted, mut committed) = (0, 0);
+        let mut end = 0;
         for victim in 1..=3 {
-            let (kill_at, back_at, end) = (committed + 40, committed + 80, committed + 120);
-            while committed < end {
-                while submitted < end && producer.can_submit() {
-                    producer.submit(topics.transaction(submitted, 2));
-                    submitted += 1;
-                }
-                assert_eq!(next_committed(&mut producer).await.transaction.tag, committed);
-                committed += 1;
-                if committed == kill_at {
-                    kafka.kill9(victim).unwrap();
-                }
-                if committed == back_at {
-                    kafka.start_broker(victim).unwrap();
-                }
-            }
+            end += 40;
+            go_on(&cluster, &topics, end, 2).await;
+            // Under load: the kill comes with transactions in every stage.
+            end += 40;
+            let (producers, ()) = tokio::join!(go_on(&cluster, &topics, end, 2), async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                kafka.kill9(victim).unwrap();
+            });
+            println!("broker {victim} killed: {producers} producers");
+            end += 40;
+            go_on(&cluster, &topics, end, 2).await;
+            kafka.start_broker(victim).unwrap();
         }
-        println!("{:?}", producer.stats());
-        check(&cluster, &bootstrap, &topics, committed, 2).await;
+        check(&cluster, &bootstrap, &topics, end, 2).await;
     });
+}
+
+/// A marker is lost on purpose: the only replica of a partition dies between its acknowledgement and EndTxn.
+#[test]
+fn a_marker_lost_with_a_partition_that_had_no_leader_is_written() {
+    let mut kafka = Kafka::start(KafkaOptions::brokers(3)).unwrap();
+    let bootstrap = kafka.bootstrap();
+    runtime().block_on(async {
+        let cluster = Cluster::connect(config(&bootstrap)).await.unwrap();
+        for (name, partitions) in [("orders", 3), (CHECKPOINT, 1)] {
+            let spec = TopicSpec { replication_factor: 1, ..spec(name, partitions, &[]) };
+            admin::create_topic(&cluster, &spec).await.unwrap();
+        }
+        let topics = Topics::find(&cluster, "orders", CHECKPOINT).await;
+        // Partitions of one replica are spread: two of three are not where the checkpoint is.
+        let keeper = holder(&kafka, CHECKPOINT, 0);
+        let elsewhere: Vec<i32> = (0..3).filter(|n| holder(&kafka, "orders", *n) != keeper).collect();
+        let (lost, victim) = (elsewhere[0], holder(&kafka, "orders", elsewhere[0]));
+        let safe = (0..3).find(|n| holder(&kafka, "orders", *n) != victim).unwrap();
+
+        let mut producer = producer(&cluster).await;
+        // Much behind the one record, so that the transaction is far from whole when the record is there.
+        let mut transaction = topics.transaction(0, 0);
+        transaction.data.push(support::batch(&topics.data, lost, "kept"));
+        transaction.data.extend((0..500).map(|n| support::batch(&topics.data, safe, &n.to_string())));
+        producer.submit(transaction);
+        let offset = async |which| admin::list_offset(&cluster, "orders", lost, which).await.unwrap();
+        let written = async { while offset(OffsetOf::Latest).await < 1 {} };
+        tokio::select! {
+            () = written => {}
+            _ = producer.next() => panic!("the transaction was over before the first look"),
+        }
+        // Its acknowledgement is here a moment later.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        kafka.kill9(victim).unwrap();
+        while admin::describe_topic(&cluster, "orders").await.unwrap().unwrap().leaderless == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(next_committed(&mut producer).await.transaction.tag, 0);
+        kafka.start_broker(victim).unwrap();
+
+        let watched = [("orders".to_owned(), 3), (CHECKPOINT.to_owned(), 1)];
+        let ids: Vec<String> = (0..8).map(|n| format!("pillarbox.orders.{n}")).collect();
+        let again = Cluster::connect(config(&bootstrap)).await.unwrap();
+        let report = markers::restore(&again, &ids, &watched).await.unwrap();
+        let found: Vec<_> = report
+            .written
+            .iter()
+            .map(|(open, ending)| (open.partition, open.first_offset, *ending))
+            .collect();
+        assert_eq!(found, [(lost, 0, markers::Ending::Commit)]);
+        assert_eq!(read(&again, "orders", lost).await, ["kept"]);
+        let nothing = markers::restore(&again, &ids, &watched).await.unwrap();
+        assert_eq!(nothing, markers::Report::default(), "a second look finds nothing");
+    });
+}
+
+/// The broker that holds a replica of this partition.
+fn holder(kafka: &Kafka, topic: &str, partition: i32) -> usize {
+    let holds =
+        |broker: &usize| kafka.log_dir(*broker).unwrap().join(format!("{topic}-{partition}")).exists();
+    (1..=kafka.broker_count()).find(holds).expect("some broker holds it")
 }
 
 #[test]

@@ -7,14 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
-use kafka_protocol::messages::{
-    ApiKey, EndTxnRequest, FindCoordinatorRequest, InitProducerIdRequest, ProducerId, TransactionalId,
-};
+use kafka_protocol::messages::{ApiKey, EndTxnRequest, InitProducerIdRequest, ProducerId, TransactionalId};
 use kafka_protocol::protocol::StrBytes;
 use pillarbox_wire::record_batch::ProducerIdentity;
 
 use crate::admin::millis;
 use crate::cluster::{Cluster, Purpose};
+use crate::connection::Connection;
 use crate::error::{Error, ErrorCode};
 
 use super::TopicRef;
@@ -23,12 +22,6 @@ use super::state::{IdSlot, Input, Reached};
 use super::verdict::{Cause, Failure, LostReason, Verdict};
 
 mod produce;
-
-/// Key type of FindCoordinator for transactional ids.
-const KEY_TRANSACTION: i8 = 1;
-
-/// FindCoordinator version from which it takes and gives lists.
-const COORDINATOR_LISTS: i16 = 4;
 
 /// Looks at a topic before all brokers are asked whether it is gone: one may lag behind the controller.
 const ABSENCE_ATTEMPTS: u32 = 3;
@@ -43,6 +36,8 @@ pub(crate) struct Wire {
     ids: Vec<String>,
     /// Broker id of each one's coordinator, once found.
     coordinators: Mutex<Vec<Option<i32>>>,
+    /// [`Cluster::breaks`] at the start.
+    breaks: u64,
     transaction_timeout: Duration,
     request_timeout: Duration,
 }
@@ -63,7 +58,24 @@ impl Wire {
         request_timeout: Duration,
     ) -> Self {
         let coordinators = Mutex::new(vec![None; ids.len()]);
-        Self { cluster, ids, coordinators, transaction_timeout, request_timeout }
+        let breaks = cluster.breaks();
+        Self { cluster, ids, coordinators, breaks, transaction_timeout, request_timeout }
+    }
+
+    /// A connection that carried transactions has broken since the start.
+    fn is_broken(&self) -> bool {
+        self.cluster.breaks() != self.breaks
+    }
+
+    /// A connection for a request that must not be sent once one has broken: see `state`.
+    async fn connection(&self, broker: i32, purpose: Purpose, api: ApiKey) -> Result<Connection, Error> {
+        let connection = self.cluster.connection(broker, purpose).await?;
+        if self.is_broken() {
+            let broker = connection.broker().to_owned();
+            let kind = std::io::ErrorKind::ConnectionAborted;
+            return Err(Error::Transport { broker, api, possibly_sent: false, kind });
+        }
+        Ok(connection)
     }
 
     /// Writes every batch and reports once nothing is outstanding any more.
@@ -141,7 +153,7 @@ impl Wire {
             .with_producer_epoch(identity.producer_epoch)
             .with_committed(commit);
         let result = self.ask_end(id, &request, refresh).await.map_err(Failure::of);
-        Input::Ended { id, result }
+        Input::Ended { id, result, broken: self.is_broken() }
     }
 
     async fn ask_end(
@@ -151,7 +163,10 @@ impl Wire {
         refresh: bool,
     ) -> Result<ProducerIdentity, Error> {
         let coordinator = self.coordinator(id, refresh).await?;
-        let connection = self.cluster.connection(coordinator, Purpose::Coordinator).await?;
+        let connection = match request.committed {
+            true => self.cluster.connection(coordinator, Purpose::Coordinator).await?,
+            false => self.connection(coordinator, Purpose::Coordinator, ApiKey::EndTxn).await?,
+        };
         let answer = connection.call_within(request, self.request_timeout).await?;
         ErrorCode(answer.error_code).check(ApiKey::EndTxn, || self.ids[id.0].clone())?;
         let next =
@@ -185,7 +200,7 @@ impl Wire {
         refresh: bool,
     ) -> Result<ProducerIdentity, Error> {
         let coordinator = self.coordinator(id, refresh).await?;
-        let connection = self.cluster.connection(coordinator, Purpose::Coordinator).await?;
+        let connection = self.connection(coordinator, Purpose::Coordinator, ApiKey::InitProducerId).await?;
         let expected = expected.unwrap_or(ProducerIdentity { producer_id: -1, producer_epoch: -1 });
         let request = InitProducerIdRequest::default()
             .with_transactional_id(Some(self.transactional_id(id)))
@@ -202,28 +217,9 @@ impl Wire {
         if let Some(known) = known.filter(|_| !refresh) {
             return Ok(known);
         }
-        let found = self.find_coordinator(&self.ids[id.0]).await?;
+        let found = self.cluster.find_coordinator(&self.ids[id.0]).await?;
         self.coordinators.lock().unwrap_or_else(PoisonError::into_inner)[id.0] = Some(found);
         Ok(found)
-    }
-
-    /// Asking creates `__transaction_state` on a new cluster; 15 until that is done.
-    async fn find_coordinator(&self, transactional_id: &str) -> Result<i32, Error> {
-        let key = StrBytes::from_string(transactional_id.to_owned());
-        let request = FindCoordinatorRequest::default().with_key_type(KEY_TRANSACTION);
-        let connection = self.cluster.any_connection().await?;
-        let lists = connection.version_of::<FindCoordinatorRequest>()? >= COORDINATOR_LISTS;
-        let request = match lists {
-            true => request.with_coordinator_keys(vec![key]),
-            false => request.with_key(key),
-        };
-        let answer = connection.call_within(&request, self.request_timeout).await?;
-        let (code, node) = match answer.coordinators.first() {
-            Some(coordinator) => (coordinator.error_code, coordinator.node_id.0),
-            None => (answer.error_code, answer.node_id.0),
-        };
-        ErrorCode(code).check(ApiKey::FindCoordinator, || transactional_id.to_owned())?;
-        Ok(node)
     }
 
     fn transactional_id(&self, id: IdSlot) -> TransactionalId {

@@ -184,7 +184,7 @@ pub struct Producer<T> {
 
 impl<T> Producer<T> {
     /// InitProducerId for all owned ids: fences predecessors and finishes their transactions. Retries while
-    /// coordinators load or write markers, up to 30 s.
+    /// coordinators load or write markers, up to 30 s; a connection that breaks meanwhile ends it.
     ///
     /// Errors: [`Error::TransactionVersion`] on a cluster without KIP-890, authorization, transport.
     pub async fn init(cluster: Cluster, config: ProducerConfig) -> Result<Self, Error> {
@@ -195,6 +195,7 @@ impl<T> Producer<T> {
         let owned = usize::from(config.ids_owned.max(1));
         let in_use = usize::from(config.ids_in_use).clamp(1, owned);
         let ids = (0..owned).map(|n| format!("{}{n}", config.id_prefix)).collect();
+        cluster.forget_dead().await;
         let wire = Arc::new(Wire::new(cluster, ids, config.transaction_timeout, config.request_timeout));
         let identities = join_all((0..owned).map(|n| first_identity(&wire, IdSlot(n)))).await;
         let identities = identities.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -334,7 +335,7 @@ async fn first_identity(wire: &Wire, id: IdSlot) -> Result<ProducerIdentity, Err
             Ok(identity) => return Ok(identity),
             Err(error) => error,
         };
-        if !error.is_retriable() || started.elapsed() >= INIT_LIMIT {
+        if !error.is_retriable() || error.is_unreachable() || started.elapsed() >= INIT_LIMIT {
             return Err(error);
         }
         let concurrent = error.code() == Some(ErrorCode::CONCURRENT_TRANSACTIONS);

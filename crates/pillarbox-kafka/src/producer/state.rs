@@ -18,12 +18,21 @@
 //! An id belongs to its transaction until EndTxn was answered: an unanswered EndTxn is repeated, never followed by
 //! an abort and never by other work under that id.
 //!
+//! A broken connection ends the producer, once it is known what became of the commit under way. The broker behind it
+//! may have died between deciding a transaction and writing its markers, and a restarted one can forget them
+//! ([`crate::markers`]). As long as nothing else happens under that id, its coordinator still knows the outcome. A
+//! further transaction, an abort or an InitProducerId would erase that, and an abort would even drop what was
+//! committed. So nothing of the kind is sent.
+//!
 //! | answer | what it means here |
 //! | --- | --- |
 //! | Produce 47, 90; EndTxn, InitProducerId 47, 90 | `Lost(Fenced)` (another owner, or the coordinator's timeout) |
 //! | EndTxn(commit) 48; abort 48 after an ack | `Lost(TimedOut)`: the coordinator ended it without us |
 //! | EndTxn(abort) 48 without any ack | the coordinator never heard of it: renew the identity instead |
-//! | EndTxn, InitProducerId: no answer, 51, 14, 15, 16 | repeat, at most `give_up` long, then `Lost(Unreachable)` |
+//! | EndTxn, InitProducerId: 51, 14, 15, 16 | repeat, at most `give_up` long, then `Lost(Unreachable)` |
+//! | EndTxn(commit): no answer | the same, and `Lost(Disconnected)` right after the answer |
+//! | Produce, abort, InitProducerId: no answer | `Lost(Disconnected)` |
+//! | EndTxn: answered on a new connection in place of one that broke | adopt it, then `Lost(Disconnected)` |
 //! | EndTxn, InitProducerId: anything else | proves nothing: `Lost(Undecidable)` |
 //! | Produce, a [`Verdict::Replay`] | settle and produce again, at most `give_up` without a commit |
 //! | Produce, a [`Verdict::Lose`] | settle, let the earlier ones commit, then `Lost` |
@@ -71,8 +80,9 @@ pub(crate) enum Input {
     Submitted,
     /// The produce under way is over: the base offset of the last batch, or what the failure means.
     Produced { result: Result<i64, Verdict>, reached: Reached },
-    /// EndTxn of this id is over: the identity for its next transaction.
-    Ended { id: IdSlot, result: Result<ProducerIdentity, Failure> },
+    /// EndTxn of this id is over: the identity for its next transaction. `broken`: a connection that carried
+    /// transactions has broken since the start.
+    Ended { id: IdSlot, result: Result<ProducerIdentity, Failure>, broken: bool },
     /// InitProducerId of this id is over.
     Renewed { id: IdSlot, result: Result<ProducerIdentity, Failure> },
 }
@@ -143,6 +153,8 @@ pub(crate) struct Machine {
     failing_since: Option<Duration>,
     replays_in_a_row: u32,
     give_up: Duration,
+    /// What was under way when a connection broke: nothing new is begun.
+    disconnected: Option<Cause>,
     lost: bool,
 }
 
@@ -159,6 +171,7 @@ impl Machine {
             failing_since: None,
             replays_in_a_row: 0,
             give_up,
+            disconnected: None,
             lost: false,
         }
     }
@@ -182,7 +195,12 @@ impl Machine {
         match input {
             Input::Submitted => self.submitted(),
             Input::Produced { result, reached } => self.produced(now, result, reached, &mut actions),
-            Input::Ended { id, result } => self.ended(now, id, result, &mut actions),
+            Input::Ended { id, result, broken } => {
+                if broken || result == Err(Failure::NoAnswer) {
+                    self.disconnected.get_or_insert(Cause { api: ApiKey::EndTxn, code: None });
+                }
+                self.ended(now, id, result, &mut actions);
+            }
             Input::Renewed { id, result } => self.renewed(now, id, result, &mut actions),
         }
         self.advance(now, &mut actions);
@@ -218,6 +236,10 @@ impl Machine {
         match (&verdict, reached) {
             (Verdict::Lose(reason), _) if reason.is_final() => self.lose(reason.clone(), actions),
             (_, Reached::Nothing) => self.settled(at, verdict),
+            // No abort any more; the end comes with the answer to the commit before it.
+            _ if let Some(cause) = self.disconnected => {
+                self.queue[at].stage = Stage::Doomed { reason: LostReason::Disconnected { cause } };
+            }
             _ => {
                 self.queue[at].attempts = 0;
                 self.queue[at].stage = Stage::Aborting { verdict, reached, since: now };
@@ -253,6 +275,7 @@ impl Machine {
                 self.failing_since = None;
                 self.replays_in_a_row = 0;
                 actions.push(Action::Committed { txn: txn.key, last_base_offset });
+                self.lose_if_disconnected(actions);
             }
             (Stage::Ending { since, .. }, Err(failure)) => {
                 self.repeat_or_lose(now, at, since, failure, ApiKey::EndTxn, actions);
@@ -260,6 +283,7 @@ impl Machine {
             (Stage::Aborting { verdict, .. }, Ok(identity)) => {
                 self.adopt(id, identity);
                 self.settled(at, verdict);
+                self.lose_if_disconnected(actions);
             }
             (Stage::Aborting { verdict, reached: Reached::Unsure, .. }, Err(failure))
                 if failure.code() == Some(ErrorCode::INVALID_TXN_STATE) =>
@@ -308,6 +332,10 @@ impl Machine {
         if let Some(reason) = failure.coordinator_loss(api) {
             return self.lose(reason, actions);
         }
+        let commits = matches!(self.queue[at].stage, Stage::Ending { .. });
+        if failure == Failure::NoAnswer && !commits {
+            return self.lose(LostReason::Disconnected { cause: Cause { api, code: None } }, actions);
+        }
         if now.saturating_sub(since) >= self.give_up {
             let last = Cause { api, code: failure.code() };
             return self.lose(LostReason::Unreachable { last }, actions);
@@ -343,6 +371,9 @@ impl Machine {
         if self.lost {
             return;
         }
+        if self.disconnected.is_some() {
+            return;
+        }
         match self.queue.front().map(|txn| txn.stage.clone()) {
             Some(Stage::Acked { last_base_offset }) => {
                 self.queue[0].attempts = 0;
@@ -359,6 +390,12 @@ impl Machine {
             let Txn { key, id, .. } = self.queue[at];
             let identity = self.identities[id.0];
             actions.push(Action::Produce { txn: key, id, identity, pause, refresh });
+        }
+    }
+
+    fn lose_if_disconnected(&mut self, actions: &mut Vec<Action>) {
+        if let Some(cause) = self.disconnected {
+            self.lose(LostReason::Disconnected { cause }, actions);
         }
     }
 

@@ -60,6 +60,13 @@ pub enum LostReason {
         /// What was met last.
         last: Cause,
     },
+    /// A connection broke while transactions were under way: the broker behind it may have died, and with it the
+    /// markers of what it had already decided. Whoever goes on looks for them first ([`crate::markers`]).
+    #[error("{cause}: a broker may have died with transactions under way")]
+    Disconnected {
+        /// What was under way.
+        cause: Cause,
+    },
     /// An ACL is missing.
     #[error("not authorized for `{object}`: {code}")]
     Authorization {
@@ -77,9 +84,10 @@ pub enum LostReason {
 }
 
 impl LostReason {
-    /// Our identity is void: nothing can be aborted or committed any more, not even the earlier transactions.
+    /// Nothing may be aborted or committed any more, not even the earlier transactions: our identity is void, or
+    /// going on could hide what became of the transactions before.
     pub(crate) fn is_final(&self) -> bool {
-        matches!(self, Self::Fenced | Self::TimedOut | Self::Undecidable { .. })
+        matches!(self, Self::Fenced | Self::TimedOut | Self::Undecidable { .. } | Self::Disconnected { .. })
     }
 }
 
@@ -145,7 +153,7 @@ impl Verdict {
                 let cause = Cause { api: *api, code: Some(ErrorCode::UNSUPPORTED_VERSION) };
                 Self::Lose(LostReason::Undecidable { cause })
             }
-            _ => Self::Replay { cause: Cause { api: ApiKey::Produce, code: None }, slow: false },
+            _ => Self::Lose(LostReason::Disconnected { cause: Cause { api: ApiKey::Produce, code: None } }),
         }
     }
 }
@@ -177,7 +185,7 @@ impl Failure {
         }
     }
 
-    /// The coordinator table; none = repeat the same request.
+    /// The coordinator table for answers; none = repeat the same request.
     pub(crate) fn coordinator_loss(&self, api: ApiKey) -> Option<LostReason> {
         let Self::Answered { code, object } = self else { return None };
         let cause = Cause { api, code: Some(*code) };

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pillarbox_kafka::admin;
-use pillarbox_kafka::producer::{Batch, Committed, Lost, Outcome, Producer, TopicRef, Transaction};
+use pillarbox_kafka::producer::{
+    Batch, Committed, Lost, LostReason, Outcome, Producer, TopicRef, Transaction,
+};
 use pillarbox_kafka::{Cluster, ClusterConfig};
 use pillarbox_wire::record_batch::BatchBuilder;
 
@@ -96,13 +98,29 @@ pub(crate) async fn drive(
     range: std::ops::Range<u64>,
     batches: u32,
 ) {
+    try_drive(producer, topics, range, batches).await.expect("nothing is lost");
+    assert_eq!(producer.in_flight(), 0);
+}
+
+/// The same, until the producer is lost.
+pub(crate) async fn try_drive(
+    producer: &mut Producer<u64>,
+    topics: &Topics,
+    range: std::ops::Range<u64>,
+    batches: u32,
+) -> Result<(), LostReason> {
     let mut submitted = range.start;
     for expected in range.clone() {
         while submitted < range.end && producer.can_submit() {
             producer.submit(topics.transaction(submitted, batches));
             submitted += 1;
         }
-        assert_eq!(next_committed(producer).await.transaction.tag, expected, "commits come in submit order");
+        match next(producer).await {
+            Outcome::Committed(committed) => {
+                assert_eq!(committed.transaction.tag, expected, "commits come in submit order");
+            }
+            Outcome::Lost(lost) => return Err(lost.reason),
+        }
     }
-    assert_eq!(producer.in_flight(), 0);
+    Ok(())
 }

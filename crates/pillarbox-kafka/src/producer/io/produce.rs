@@ -127,7 +127,7 @@ impl Run<'_> {
     /// All requests of one stage to one broker, in order, several under way.
     async fn lane(&self, broker: i32, requests: Vec<&Request>, repeatable: bool) -> Tally {
         let mut tally = Tally::new();
-        let connection = match self.wire.cluster.connection(broker, Purpose::Data).await {
+        let connection = match self.wire.connection(broker, Purpose::Data, ApiKey::Produce).await {
             Ok(connection) => connection,
             Err(error) => {
                 self.failed.store(true, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! The machine against tables and against a model coordinator with random answers.
 
 use super::*;
+use crate::error::Error;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
@@ -24,6 +25,11 @@ fn replay(code: i16) -> Verdict {
     Verdict::Replay { cause: Cause { api: ApiKey::Produce, code: Some(ErrorCode(code)) }, slow: false }
 }
 
+fn no_answer() -> Error {
+    let (api, after) = (ApiKey::Produce, Duration::from_secs(1));
+    Error::RequestTimeout { broker: "b:9092".to_owned(), api, after }
+}
+
 fn ok_produced() -> Input {
     Input::Produced { result: Ok(5), reached: Reached::Acked }
 }
@@ -33,7 +39,7 @@ fn failed(verdict: Verdict, reached: Reached) -> Input {
 }
 
 fn ended(id: usize, result: Result<ProducerIdentity, Failure>) -> Input {
-    Input::Ended { id: IdSlot(id), result }
+    Input::Ended { id: IdSlot(id), result, broken: false }
 }
 
 /// Actions in one line each, for tables.
@@ -90,14 +96,44 @@ fn an_unanswered_commit_is_repeated_and_its_id_waits() {
             (Input::Submitted, &["produce 0 0:0"]),
             (ok_produced(), &["commit 0:0"]),
             (ended(0, Err(Failure::NoAnswer)), &["commit 0:0"]),
-            (Input::Submitted, &["produce 1 1:0"]),
-            (ok_produced(), &[]),
+            (Input::Submitted, &[]),
             (ended(0, Err(answered(51))), &["commit 0:0"]),
         ],
     );
     assert!(!machine.can_submit(), "the id of the unknown transaction is not free");
-    run(&mut machine, vec![(ended(0, Ok(identity(0, 1))), &["committed 0", "commit 1:0"])]);
-    assert!(machine.can_submit());
+    run(&mut machine, vec![(ended(0, Ok(identity(0, 1))), &["committed 0", "lost Disconnected"])]);
+    assert!(!machine.can_submit(), "the markers of that commit may be lost");
+}
+
+#[test]
+fn a_commit_on_a_new_connection_is_the_last() {
+    run(
+        &mut machine(2),
+        vec![
+            (Input::Submitted, &["produce 0 0:0"]),
+            (ok_produced(), &["commit 0:0"]),
+            (
+                Input::Ended { id: IdSlot(0), result: Ok(identity(0, 1)), broken: true },
+                &["committed 0", "lost Disconnected"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn after_a_broken_connection_nothing_is_produced_or_aborted() {
+    run(
+        &mut machine(3),
+        vec![
+            (Input::Submitted, &["produce 0 0:0"]),
+            (ok_produced(), &["commit 0:0"]),
+            (Input::Submitted, &["produce 1 1:0"]),
+            (ended(0, Err(Failure::NoAnswer)), &["commit 0:0"]),
+            (failed(replay(6), Reached::Acked), &[]),
+            (Input::Submitted, &[]),
+            (ended(0, Ok(identity(0, 1))), &["committed 0", "lost Disconnected"]),
+        ],
+    );
 }
 
 #[test]
@@ -111,7 +147,7 @@ fn a_failed_produce_is_aborted_under_its_own_identity_and_replayed_before_the_re
             (ok_produced(), &["commit 0:0", "produce 1 1:0"]),
             (failed(replay(6), Reached::Acked), &["abort 1:0"]),
             (ended(0, Ok(identity(0, 1))), &["committed 0"]),
-            (ended(1, Err(Failure::NoAnswer)), &["abort 1:0"]),
+            (ended(1, Err(answered(51))), &["abort 1:0"]),
             (ended(1, Ok(identity(1, 1))), &["produce 1 1:1"]),
             (ok_produced(), &["commit 1:1", "produce 2 2:0"]),
         ],
@@ -175,6 +211,25 @@ fn ends_of_the_producer() {
             vec![
                 (failed(large(), Reached::Acked), &["abort 0:0"]),
                 (ended(0, Ok(identity(0, 1))), &["lost TooLarge"]),
+            ],
+        ),
+        (
+            "no answer to produce",
+            vec![(failed(Verdict::of_error(&no_answer()), Reached::Unsure), &["lost Disconnected"])],
+        ),
+        (
+            "no answer to an abort",
+            vec![
+                (failed(replay(6), Reached::Acked), &["abort 0:0"]),
+                (ended(0, Err(Failure::NoAnswer)), &["lost Disconnected"]),
+            ],
+        ),
+        (
+            "no answer to a renewal",
+            vec![
+                (failed(replay(6), Reached::Unsure), &["abort 0:0"]),
+                (ended(0, Err(answered(48))), &["renew 0:0"]),
+                (Input::Renewed { id: IdSlot(0), result: Err(Failure::NoAnswer) }, &["lost Disconnected"]),
             ],
         ),
         ("too large, nothing sent", vec![(failed(large(), Reached::Nothing), &["lost TooLarge"])]),
@@ -313,6 +368,15 @@ impl Model {
         Ok(self.identity(slot))
     }
 
+    /// InitProducerId of a successor for all ids: aborts what is open.
+    fn fence(&mut self) {
+        for id in &mut self.ids {
+            id.open = None;
+            id.ended = None;
+            id.epoch += 1;
+        }
+    }
+
     fn identity(&self, slot: IdSlot) -> ProducerIdentity {
         identity(slot.0 as i64, self.ids[slot.0].epoch)
     }
@@ -340,16 +404,18 @@ fn fate() -> impl Strategy<Value = Fate> {
     ]
 }
 
-/// Checks the order rules on the actions as they come, and answers them through the model.
+/// Checks the order rules on the actions as they come, and answers them through the model. A lost producer is followed
+/// by another, which begins where the committed ones end.
 struct Play {
     machine: Machine,
     model: Model,
     waiting: Vec<Action>,
+    /// Committed before this machine was made; its first transaction is this one.
+    first: u64,
     submitted: u64,
     reported: Vec<TxnKey>,
     acked: Vec<TxnKey>,
     ending: HashMap<IdSlot, (ProducerIdentity, bool)>,
-    lost: Option<LostReason>,
 }
 
 impl Play {
@@ -359,20 +425,41 @@ impl Play {
             machine: machine(ids),
             model: Model { ids: vec![id; ids], committed: Vec::new() },
             waiting: Vec::new(),
+            first: 0,
             submitted: 0,
             reported: Vec::new(),
             acked: Vec::new(),
             ending: HashMap::new(),
-            lost: None,
         }
+    }
+
+    /// The checkpoint says what was committed; everything after it is submitted again.
+    fn restart(&mut self) {
+        self.model.fence();
+        let identities = (0..self.model.ids.len()).map(|id| self.model.identity(IdSlot(id))).collect();
+        self.machine = Machine::new(identities, self.model.ids.len(), GIVE_UP);
+        self.waiting.clear();
+        self.ending.clear();
+        self.first = self.model.committed.len() as u64;
+        self.submitted = self.first;
+        self.reported.clone_from(&self.model.committed);
+        self.acked.clone_from(&self.model.committed);
+    }
+
+    /// The number of a machine's transaction over all machines.
+    fn number(&self, txn: TxnKey) -> TxnKey {
+        TxnKey(self.first + txn.0)
     }
 
     fn feed(&mut self, input: Input) {
         for action in self.machine.step(NOW, input) {
             self.check(&action);
             match action {
-                Action::Committed { txn, .. } => self.reported.push(txn),
-                Action::Lost { reason } => self.lost = Some(reason),
+                Action::Committed { txn, .. } => self.reported.push(self.number(txn)),
+                Action::Lost { reason } => {
+                    assert!(matches!(reason, LostReason::Disconnected { .. }), "{reason:?}");
+                    return self.restart();
+                }
                 action => self.waiting.push(action),
             }
         }
@@ -383,6 +470,7 @@ impl Play {
         match action {
             Action::Produce { txn, id, .. } => {
                 assert!(!self.waiting.iter().any(producing), "two transactions produce at once");
+                let txn = self.number(*txn);
                 assert!((0..txn.0).all(|earlier| self.acked.contains(&TxnKey(earlier))), "{txn:?} overtakes");
                 assert!(!self.ending.contains_key(id), "an id with an open EndTxn is used");
             }
@@ -396,12 +484,10 @@ impl Play {
                 assert!(commits <= 1, "EndTxn overtakes");
             }
             Action::Committed { txn, .. } => {
+                let txn = self.number(*txn);
                 assert_eq!(txn.0, self.reported.len() as u64, "commits are reported in submit order");
-                assert_eq!(
-                    self.model.committed.get(self.reported.len()),
-                    Some(txn),
-                    "reported but not committed"
-                );
+                let committed = self.model.committed.get(self.reported.len());
+                assert_eq!(committed, Some(&txn), "reported but not committed");
             }
             _ => {}
         }
@@ -410,13 +496,15 @@ impl Play {
     fn answer(&mut self, at: usize, fate: Fate) {
         let action = self.waiting.swap_remove(at % self.waiting.len());
         let input = match action {
-            Action::Produce { txn, id, identity, .. } => self.answer_produce(txn, id, identity, fate),
+            Action::Produce { txn, id, identity, .. } => {
+                self.answer_produce(self.number(txn), id, identity, fate)
+            }
             Action::EndTxn { id, identity, commit, .. } => {
                 let result = self.coordinate(fate, |model| model.end(id, identity, commit));
                 if result.is_ok() || result == Err(answered(48)) {
                     self.ending.remove(&id);
                 }
-                Input::Ended { id, result }
+                Input::Ended { id, result, broken: false }
             }
             Action::Renew { id, identity, .. } => {
                 Input::Renewed { id, result: self.coordinate(fate, |model| model.renew(id, identity)) }
@@ -440,7 +528,10 @@ impl Play {
             }
             Fate::NeverSent => failed(replay(6), Reached::Nothing),
             Fate::HalfWritten => failed(replay(6), Reached::Acked),
-            _ => failed(replay(6), Reached::Unsure),
+            Fate::Concurrent => failed(replay(51), Reached::Unsure),
+            Fate::AppliedUnanswered | Fate::Dropped => {
+                failed(Verdict::of_error(&no_answer()), Reached::Unsure)
+            }
         }
     }
 
@@ -480,7 +571,6 @@ proptest! {
         while !play.waiting.is_empty() {
             play.answer(0, Fate::Fine);
         }
-        prop_assert_eq!(&play.lost, &None, "nothing here is beyond repair");
         let expected: Vec<TxnKey> = (0..play.submitted).map(TxnKey).collect();
         prop_assert_eq!(&play.model.committed, &expected);
         prop_assert_eq!(&play.reported, &expected);
