@@ -148,6 +148,11 @@ pub(crate) fn lost_fault(reason: &LostReason) -> Fault {
             format!("Kafka denies writing to {object}"),
             "grant Write and Describe on the topics and on the transactional ids `pillarbox.<pipeline>.*`",
         ),
+        LostReason::Disconnected { .. } => (
+            Code::KafkaUnreachable,
+            "a connection to Kafka broke with transactions under way".to_owned(),
+            "the relay goes on once brokers answer; it looks first at what became of those transactions",
+        ),
         LostReason::Unreachable { .. } => (
             Code::KafkaUnreachable,
             "nothing could be committed to Kafka for long".to_owned(),

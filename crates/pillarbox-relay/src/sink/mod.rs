@@ -3,6 +3,7 @@
 //! | file | is |
 //! | --- | --- |
 //! | `recover` | Start, steps 2 to 4: read, judge, fence, read again |
+//! | `markers` | completes what brokers ended only in part |
 //! | `commit` | the sink thread's loop: submit, wait, report |
 //! | `record` | the checkpoint batch of a transaction |
 //! | `read` | the checkpoint topic, read backwards |
@@ -20,12 +21,14 @@
 //! | fenced, timed out, undecidable | end; the pipeline goes to Start, where the checkpoint decides |
 //! | a topic is gone or another | halt |
 //! | too large in spite of the limits | end; Start refreshes the limits |
+//! | a connection broke | end; Start looks for lost markers, then the checkpoint decides |
 //! | unreachable | end; Start waits for Kafka |
 //! | not authorised | halt with the ACL to add |
 
 pub(crate) mod bootstrap;
 pub(crate) mod commit;
 mod fault;
+mod markers;
 pub(crate) mod read;
 pub(crate) mod record;
 pub(crate) mod recover;

@@ -1,9 +1,11 @@
 //! Start, steps 2 to 4, on the sink thread while the reader holds the slot.
 //!
 //! ```text
-//! read checkpoint -> judge -> InitProducerId for all eight ids -> read again -> judge again -> stream
-//!                      |                                                          |
-//!                      +---- halt, nothing was fenced                             +---- halt
+//! read checkpoint -> judge -> complete what brokers ended in part -> InitProducerId for all eight ids
+//!                      |                        (`markers`)                  |
+//!                      +---- halt, nothing was touched                       v
+//!                                           stream <- judge again <- read again
+//!                                                          +---- halt
 //! ```
 //!
 //! Judging comes first because a clone of the database must not fence production; it comes again
@@ -20,7 +22,7 @@ use tokio::sync::mpsc;
 use super::commit::{Sink, Tag, unix_ms};
 use super::read::{End, read};
 use super::record::Recorder;
-use super::{connect, kafka_fault, topics};
+use super::{connect, kafka_fault, markers, topics};
 use crate::config::{Config, TRANSACTION_IDS_OWNED};
 use crate::error::{Code, Fault};
 use crate::pipeline::board::Board;
@@ -67,9 +69,11 @@ struct Recovered {
 async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Fault> {
     let cluster = connect(config).await?;
     // Without a visible checkpoint there is nobody to harm; a hidden one is found after fencing.
-    if let Some(before) = read(&cluster, config, End::Committed).await?.and_then(|table| table.position) {
-        judge_unfenced(facts, &before)?;
+    let before = read(&cluster, config, End::Committed).await?;
+    if let Some(position) = before.as_ref().and_then(|table| table.position.as_ref()) {
+        judge_unfenced(facts, position)?;
     }
+    markers::complete(&cluster, config, before).await?;
     let mut producer = fence(&cluster, config).await?;
     let mut table = present(read(&cluster, config, End::HighWatermark).await?, config)?;
     let now = judge(facts, position(&table))?;
