@@ -6,7 +6,6 @@
 //! Topics are never made by accident (`auto.create.topics.enable=false`). Must never listen beyond loopback.
 
 mod broker;
-mod markers;
 mod options;
 mod rpc;
 
@@ -163,25 +162,6 @@ impl Kafka {
     pub fn start_broker(&mut self, broker: usize) -> Result<(), LabError> {
         self.launch_broker(broker)?;
         self.wait_ready()
-    }
-
-    /// Writes the transaction markers that this broker's log since its last start calls lost (see `kafka/markers.rs`);
-    /// gives how many partitions lacked one. A partition that has gone past them is left alone.
-    pub fn write_lost_markers(&self, broker: usize) -> Result<usize, LabError> {
-        let broker = self.broker(broker)?;
-        let path = broker.log_file();
-        let log = fs::read_to_string(&path).map_err(LabError::io("read", &path))?;
-        let lost = markers::lost(&log)?;
-        let deadline = Instant::now() + READY_MAX;
-        for request in lost.iter().map(markers::Lost::request) {
-            while !rpc::write_markers(broker.ports.broker, &request)? {
-                if Instant::now() > deadline {
-                    return Err(LabError::Kafka { what: "cannot write markers: no leader".into() });
-                }
-                std::thread::sleep(LOOK_EVERY);
-            }
-        }
-        Ok(lost.iter().map(markers::Lost::count).sum())
     }
 
     /// Starts a stopped or killed broker again without waiting: for a cluster that lost its quorum.

@@ -102,17 +102,12 @@ impl Broker {
         });
         let mut command = setup.java(&flags, &self.dir);
         command.arg("kafka.Kafka").arg(self.properties_file());
-        let log = self.log_file();
+        let log = self.dir.join("server.log");
         // Only this start's words belong into an error about it.
         let _ = fs::remove_file(&log);
         let name = format!("kafka broker {}", self.id);
         self.process = Some(ServerProcess::start(Launch { name, command, log, account: setup.account })?);
         Ok(())
-    }
-
-    /// What the JVM has printed since its last start.
-    pub(super) fn log_file(&self) -> PathBuf {
-        self.dir.join("server.log")
     }
 
     fn properties_file(&self) -> PathBuf {

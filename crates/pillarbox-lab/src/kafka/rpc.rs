@@ -10,8 +10,7 @@ use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableT
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::{
     ApiKey, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader, TopicName, WriteTxnMarkersRequest,
-    WriteTxnMarkersResponse,
+    MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
 
@@ -25,13 +24,6 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 const METADATA_VERSION: i16 = 12;
 const CREATE_TOPICS_VERSION: i16 = 7;
 const DELETE_TOPICS_VERSION: i16 = 6;
-const WRITE_MARKERS_VERSION: i16 = 1;
-/// The broker has not taken the partition over yet.
-const NOT_LEADER: i16 = 6;
-/// A later transaction of the same producer has begun there.
-const INVALID_PRODUCER_EPOCH: i16 = 47;
-/// A later coordinator has written a marker of the same producer there.
-const COORDINATOR_FENCED: i16 = 52;
 
 /// Sends a request to the broker on this loopback port and waits for the answer.
 fn call<Q, A>(port: u16, api: ApiKey, version: i16, request: &Q) -> Result<A, LabError>
@@ -112,23 +104,6 @@ pub(super) fn delete_topic(port: u16, name: &str) -> Result<(), LabError> {
         .with_timeout_ms(timeout_ms());
     let answer: DeleteTopicsResponse = call(port, ApiKey::DeleteTopics, DELETE_TOPICS_VERSION, &request)?;
     refused("delete", name, answer.responses.first().map(|t| t.error_code))
-}
-
-/// Writes transaction markers to partitions that this broker leads. Ones that came too late are refused one by one:
-/// the partition has gone past them. False while the broker does not lead them all yet: try again.
-pub(super) fn write_markers(port: u16, request: &WriteTxnMarkersRequest) -> Result<bool, LabError> {
-    let answer: WriteTxnMarkersResponse =
-        call(port, ApiKey::WriteTxnMarkers, WRITE_MARKERS_VERSION, request)?;
-    let topics = answer.markers.iter().flat_map(|marker| &marker.topics);
-    let codes: Vec<i16> =
-        topics.flat_map(|topic| &topic.partitions).map(|partition| partition.error_code).collect();
-    match codes
-        .iter()
-        .find(|code| ![0, NOT_LEADER, INVALID_PRODUCER_EPOCH, COORDINATOR_FENCED].contains(code))
-    {
-        None => Ok(!codes.contains(&NOT_LEADER)),
-        Some(code) => Err(LabError::Kafka { what: format!("cannot write markers: error {code}") }),
-    }
 }
 
 /// The broker's own time limit for a request: shorter than ours, so that its answer arrives.

@@ -19,6 +19,9 @@ use crate::harness::site::Site;
 /// How long one answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
+/// How long markers may take to be written: well below the timeout of a transaction.
+const MARKERS_MAX: Duration = Duration::from_secs(10);
+
 /// A record as far as these tests look at it.
 pub(crate) struct Seen {
     pub(crate) position: Position,
@@ -42,6 +45,7 @@ fn consumer(site: &Site, isolation: &str) -> BaseConsumer {
 pub(crate) struct OpenTransactions {
     topics: Vec<String>,
     partitions: u32,
+    checkpoint: String,
     written: BaseConsumer,
     stable: BaseConsumer,
 }
@@ -49,7 +53,21 @@ pub(crate) struct OpenTransactions {
 impl OpenTransactions {
     pub(crate) fn watch(site: &Site, topics: &[String], partitions: u32) -> Self {
         let [written, stable] = ["read_uncommitted", "read_committed"].map(|level| consumer(site, level));
-        Self { topics: topics.to_vec(), partitions, written, stable }
+        let checkpoint = "__pillarbox.orders".to_owned();
+        Self { topics: topics.to_vec(), partitions, checkpoint, written, stable }
+    }
+
+    /// Whether all transactions come to an end by themselves. Kafka answers a commit before its markers are written,
+    /// which takes a moment; one that was left open stays so for its timeout, 30 s.
+    pub(crate) fn end(&self) -> bool {
+        let deadline = Instant::now() + MARKERS_MAX;
+        while self.exist() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        true
     }
 
     /// Whether one of the partitions holds an open transaction now.
@@ -58,9 +76,11 @@ impl OpenTransactions {
             let partition = i32::try_from(partition).expect("a few partitions");
             consumer.fetch_watermarks(topic, partition, ANSWER_MAX).expect("the broker answers").1
         };
-        self.topics.iter().any(|topic| {
-            (0..self.partitions).any(|p| end(&self.stable, topic, p) < end(&self.written, topic, p))
-        })
+        let open = |topic: &str, partition| {
+            end(&self.stable, topic, partition) < end(&self.written, topic, partition)
+        };
+        open(&self.checkpoint, 0)
+            || self.topics.iter().any(|topic| (0..self.partitions).any(|partition| open(topic, partition)))
     }
 }
 

@@ -140,6 +140,12 @@ impl Relay {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
+    /// Lines of its log, all starts, that hold this text.
+    pub(crate) fn log_count(&self, text: &str) -> usize {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+
     /// The end of its log.
     pub(crate) fn log_tail(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
