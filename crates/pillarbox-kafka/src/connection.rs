@@ -183,8 +183,13 @@ impl Connection {
 
     /// The version a call of `Q` will use here.
     pub(crate) fn version_of<Q: Call>(&self) -> Result<i16, Error> {
+        self.version_within::<Q>(Q::VERSIONS)
+    }
+
+    /// The highest version of a narrower range (both inclusive) that the broker speaks too.
+    pub(crate) fn version_within<Q: Call>(&self, range: (i16, i16)) -> Result<i16, Error> {
         self.versions
-            .pick(Q::API, Q::VERSIONS)
+            .pick(Q::API, range)
             .ok_or_else(|| Error::UnsupportedVersion { broker: self.shared.broker.clone(), api: Q::API })
     }
 
@@ -199,7 +204,16 @@ impl Connection {
         request: &Q,
         timeout: Duration,
     ) -> Result<Q::Answer, Error> {
-        let version = self.version_of::<Q>()?;
+        self.call_in(request, self.version_of::<Q>()?, timeout).await
+    }
+
+    /// As [`Self::call_within`], in this version.
+    pub(crate) async fn call_in<Q: Call>(
+        &self,
+        request: &Q,
+        version: i16,
+        timeout: Duration,
+    ) -> Result<Q::Answer, Error> {
         let mut body = BytesMut::new();
         request.encode(&mut body, version).map_err(|_| Error::Encode { api: Q::API, version })?;
         let reply = self.start(Q::API, version, Q::header_version(version), vec![body.freeze()], timeout)?;

@@ -280,14 +280,6 @@ pub enum Error {
         /// Kafka's code.
         code: ErrorCode,
     },
-    /// Exactly once needs KIP-890 (`transaction.version` 2).
-    #[error(
-        "the cluster has transaction.version {found}, exactly-once delivery needs 2; hint: kafka-features upgrade --feature transaction.version=2"
-    )]
-    TransactionVersion {
-        /// The finalized level, 0 if none.
-        found: i16,
-    },
     /// No leader is known for this partition.
     #[error("partition {partition} of topic `{topic}` has no leader")]
     NoLeader {

@@ -19,6 +19,9 @@
 //! | `Ongoing`, epoch `e`; anything at epochs up to `e` | a transaction under way, or begun since we asked | nothing |
 //! | anything else | a transaction whose outcome nobody remembers | reported, never guessed |
 //!
+//! Clusters without KIP-890 keep the epoch when a transaction ends; there the producer raises it before the id's next
+//! transaction, and an ended one is open in the coordinator's own epoch `e`.
+//!
 //! The coordinator is asked first, the partitions afterwards, so that "complete" is older than "still open". The
 //! marker carries the epoch of what it ends: if the id has gone on in that partition meanwhile, the broker refuses it.
 //!
@@ -83,6 +86,7 @@ pub struct Report {
 /// marker not be written (ClusterAction or Alter on the cluster); [`Error::UnsupportedVersion`] before Kafka 3.0.
 pub async fn restore(cluster: &Cluster, ids: &[String], topics: &[(String, u32)]) -> Result<Report, Error> {
     let known = last_transactions(cluster, ids).await?;
+    let raised = i32::from(cluster.transaction_version() >= 2);
     let mut report = Report::default();
     let mut lost = Vec::new();
     for (leader, partitions) in by_leader(cluster, topics, &mut report.hidden).await? {
@@ -96,7 +100,7 @@ pub async fn restore(cluster: &Cluster, ids: &[String], topics: &[(String, u32)]
                 first_offset: producer.current_txn_start_offset,
                 transactional_id: last.transactional_id.clone(),
             };
-            match judge(last, producer.producer_epoch) {
+            match judge(last, producer.producer_epoch, raised) {
                 Verdict::UnderWay => {}
                 Verdict::Unknown => report.unknown.push(open),
                 Verdict::Lost(ending) => lost.push((open, ending, producer)),
@@ -146,11 +150,11 @@ enum Verdict {
     Unknown,
 }
 
-/// The table above.
-fn judge(last: &Last, open_epoch: i32) -> Verdict {
+/// The table above; `raised`: by how much an end raises the epoch.
+fn judge(last: &Last, open_epoch: i32, raised: i32) -> Verdict {
     match last.state {
+        State::Ended(ending) if open_epoch + raised == last.epoch => Verdict::Lost(ending),
         _ if open_epoch >= last.epoch => Verdict::UnderWay,
-        State::Ended(ending) if open_epoch + 1 == last.epoch => Verdict::Lost(ending),
         _ => Verdict::Unknown,
     }
 }
@@ -316,7 +320,17 @@ mod tests {
             ("Dead", 8, 7, Verdict::Unknown),
         ];
         for (state, epoch, open, expected) in cases {
-            assert_eq!(judge(&last(state, epoch), open), expected, "{state} {epoch}, open {open}");
+            assert_eq!(judge(&last(state, epoch), open, 1), expected, "{state} {epoch}, open {open}");
+        }
+        let older = [
+            ("CompleteCommit", 8, 8, Verdict::Lost(Ending::Commit)),
+            ("CompleteCommit", 8, 9, Verdict::UnderWay),
+            ("CompleteAbort", 9, 8, Verdict::Unknown),
+            ("Ongoing", 8, 8, Verdict::UnderWay),
+            ("Empty", 9, 8, Verdict::Unknown),
+        ];
+        for (state, epoch, open, expected) in older {
+            assert_eq!(judge(&last(state, epoch), open, 0), expected, "{state} {epoch}, open {open}, older");
         }
     }
 }

@@ -4,14 +4,14 @@
 //! range narrower than the codec's says why.
 
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, ApiVersionsResponse, CreatePartitionsRequest, CreatePartitionsResponse,
-    CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
-    DescribeProducersRequest, DescribeProducersResponse, DescribeTransactionsRequest,
-    DescribeTransactionsResponse, EndTxnRequest, EndTxnResponse, FetchRequest, FetchResponse,
-    FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse,
-    ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, ProduceRequest,
-    ProduceResponse, WriteTxnMarkersRequest, WriteTxnMarkersResponse,
+    AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, ApiKey, ApiVersionsRequest, ApiVersionsResponse,
+    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
+    DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    DescribeConfigsRequest, DescribeConfigsResponse, DescribeProducersRequest, DescribeProducersResponse,
+    DescribeTransactionsRequest, DescribeTransactionsResponse, EndTxnRequest, EndTxnResponse, FetchRequest,
+    FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest,
+    InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
+    ProduceRequest, ProduceResponse, WriteTxnMarkersRequest, WriteTxnMarkersResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
 
@@ -41,10 +41,13 @@ calls! {
     Metadata: MetadataRequest => MetadataResponse, 10..=13;
     // From v3 on: expected producer id and epoch (KIP-360).
     InitProducerId: InitProducerIdRequest => InitProducerIdResponse, 3..=5;
-    // v5 is KIP-890: the answer carries the next producer id and epoch.
-    EndTxn: EndTxnRequest => EndTxnResponse, 5..=5;
-    // v12 joins partitions to the transaction implicitly (KIP-890), v13 names topics by id.
-    Produce: ProduceRequest => ProduceResponse, 12..=13;
+    // From v5 on KIP-890: the answer carries the next producer id and epoch. The producer chooses within the range.
+    EndTxn: EndTxnRequest => EndTxnResponse, 3..=5;
+    // From v9 on flexible. v12 joins partitions to the transaction implicitly (KIP-890), v13 names topics by id. The
+    // producer chooses within the range.
+    Produce: ProduceRequest => ProduceResponse, 9..=13;
+    // From v4 on for brokers among themselves.
+    AddPartitionsToTxn: AddPartitionsToTxnRequest => AddPartitionsToTxnResponse, 0..=3;
     FindCoordinator: FindCoordinatorRequest => FindCoordinatorResponse, 2..=6;
     Fetch: FetchRequest => FetchResponse, 11..=17;
     ListOffsets: ListOffsetsRequest => ListOffsetsResponse, 4..=10;
@@ -75,6 +78,7 @@ mod tests {
         inside::<MetadataRequest>();
         inside::<InitProducerIdRequest>();
         inside::<EndTxnRequest>();
+        inside::<AddPartitionsToTxnRequest>();
         inside::<ProduceRequest>();
         inside::<FindCoordinatorRequest>();
         inside::<FetchRequest>();

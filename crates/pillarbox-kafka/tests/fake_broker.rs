@@ -24,8 +24,12 @@ struct Lab {
 
 impl Lab {
     async fn start(brokers: usize) -> Self {
+        Self::start_with(brokers, 2).await
+    }
+
+    async fn start_with(brokers: usize, transaction_version: i16) -> Self {
         let broker = FakeBroker::start_cluster(brokers).await.unwrap();
-        broker.set_transaction_version(2);
+        broker.set_transaction_version(transaction_version);
         broker.create_topic(DATA, 3);
         broker.create_topic(CHECKPOINT, 1);
         let cluster = Cluster::connect(config(&broker.bootstrap_servers())).await.unwrap();
@@ -392,12 +396,26 @@ async fn buffers_come_back_as_they_were_given() {
 }
 
 #[tokio::test]
-async fn an_older_protocol_is_refused_at_the_start() {
-    let broker = FakeBroker::start().await.unwrap();
-    broker.set_transaction_version(1);
-    let cluster = Cluster::connect(config(&broker.bootstrap_servers())).await.unwrap();
-    let refused = Producer::<u64>::init(cluster, producer_config()).await.err();
-    assert_eq!(refused, Some(Error::TransactionVersion { found: 1 }));
+async fn the_older_protocol_survives_faults_and_renews_each_id() {
+    let lab = Lab::start_with(1, 1).await;
+    let mut producer = lab.producer().await;
+    drive(&mut producer, &lab.topics, 0..12, 2).await;
+    assert_eq!(lab.broker.request_count(ApiKey::AddPartitionsToTxn), 12);
+    let fault = |n: u64| match n % 4 {
+        0 => applied_then(Control::Disconnect),
+        1 => Control::Disconnect,
+        2 => applied_then(Control::Error(FakeCode::NotLeaderForPartition)),
+        _ => Control::Pass,
+    };
+    lab.broker.on_times(ApiKey::Produce, 6, move |request| fault(request.api_call_index));
+    lab.broker.on_times(ApiKey::EndTxn, 3, move |request| match request.api_call_index % 2 {
+        0 => applied_then(Control::Disconnect),
+        _ => Control::Disconnect,
+    });
+    let (_, losses) = lab.drive_through(producer, 12..40, 2).await;
+    assert!(losses > 0);
+    lab.check(40, 2).await;
+    assert!(lab.broker.request_count(ApiKey::InitProducerId) >= 40 + 8, "an epoch for every transaction");
 }
 
 #[tokio::test]

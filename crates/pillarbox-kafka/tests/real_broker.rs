@@ -7,7 +7,7 @@ use std::time::Duration;
 use pillarbox_kafka::admin::{self, Creation, OffsetOf, TopicSpec};
 use pillarbox_kafka::producer::{LostReason, Producer, ProducerConfig};
 use pillarbox_kafka::reader::{PartitionReader, ReaderOptions};
-use pillarbox_kafka::{Cluster, Error, ErrorCode, markers};
+use pillarbox_kafka::{Cluster, ErrorCode, markers};
 use pillarbox_lab::{Kafka, KafkaOptions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -385,12 +385,20 @@ fn holder(kafka: &Kafka, topic: &str, partition: i32) -> usize {
     (1..=kafka.broker_count()).find(holds).expect("some broker holds it")
 }
 
+/// Kafka 3.9: no KIP-890, a transaction has to be told its partitions, ids are renewed by us.
 #[test]
-fn an_older_cluster_is_refused() {
-    let kafka = Kafka::start(KafkaOptions { version: "3.9.1".into(), ..KafkaOptions::default() }).unwrap();
+fn an_older_cluster_is_served_with_the_older_protocol() {
+    let mut kafka =
+        Kafka::start(KafkaOptions { version: "3.9.1".into(), ..KafkaOptions::default() }).unwrap();
+    let bootstrap = kafka.bootstrap();
     runtime().block_on(async {
-        let cluster = Cluster::connect(config(&kafka.bootstrap())).await.unwrap();
-        let refused = Producer::<u64>::init(cluster, producer_config()).await.err();
-        assert!(matches!(refused, Some(Error::TransactionVersion { found: 0 | 1 })), "{refused:?}");
+        let cluster = Cluster::connect(config(&bootstrap)).await.unwrap();
+        assert!(cluster.transaction_version() < 2);
+        transactions_are_read_by_others(&cluster, &bootstrap).await;
+        a_second_producer_fences_the_first(&cluster).await;
+        too_large_is_typed_and_leaves_nothing(&cluster).await;
+        a_stalled_relay_loses_its_transaction(&cluster).await;
+        a_frozen_broker_ends_the_producer(&cluster, &mut kafka).await;
+        a_killed_broker_ends_the_producer(&cluster, &bootstrap, &mut kafka).await;
     });
 }

@@ -1,6 +1,6 @@
 //! The body of a Produce request, written around the batches instead of over them: no batch is copied.
 //!
-//! Versions 12 (topics by name) and 13 (by id) only; both are "flexible" (compact lengths, tagged fields). The
+//! Versions 9 to 12 (topics by name) and 13 (by id) only; all are "flexible" (compact lengths, tagged fields). The
 //! codec's encoder is the oracle in the tests. Pure.
 
 use std::sync::Arc;
@@ -143,7 +143,7 @@ mod tests {
         let parts = [part(&a, 0, 100), part(&b, 3, 0), part(&a, 1, 20_000)];
         let refs: Vec<&Part> = parts.iter().collect();
         let grouped = [(&*a, vec![&parts[0], &parts[2]]), (&*b, vec![&parts[1]])];
-        for version in [12, 13] {
+        for version in 9..=13 {
             let ours = produce_body(version, "pillarbox.t.0", 1_234, &refs).concat();
             assert_eq!(ours, codec(version, &grouped), "version {version}");
         }

@@ -3,25 +3,33 @@
 //! Nothing here decides what a failure leads to; it only says how far things got. A refused request is repeated in
 //! one case: `CONCURRENT_TRANSACTIONS` with nothing pipelined behind it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
-use kafka_protocol::messages::{ApiKey, EndTxnRequest, InitProducerIdRequest, ProducerId, TransactionalId};
+use kafka_protocol::messages::{
+    AddPartitionsToTxnRequest, ApiKey, EndTxnRequest, InitProducerIdRequest, ProducerId, TransactionalId,
+};
 use kafka_protocol::protocol::StrBytes;
 use pillarbox_wire::record_batch::ProducerIdentity;
 
-use crate::admin::millis;
+use crate::admin::{millis, topic_name};
 use crate::cluster::{Cluster, Purpose};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorCode};
 
 use super::TopicRef;
 use super::encode::Part;
-use super::state::{IdSlot, Input, Reached};
+use super::state::{IdSlot, Input, Protocol, Reached};
 use super::verdict::{Cause, Failure, LostReason, Verdict};
 
 mod produce;
+
+/// Versions of EndTxn by protocol: the version tells the coordinator which one the client speaks.
+const END_KIP890: (i16, i16) = (5, 5);
+const END_OLDER: (i16, i16) = (3, 4);
 
 /// Looks at a topic before all brokers are asked whether it is gone: one may lag behind the controller.
 const ABSENCE_ATTEMPTS: u32 = 3;
@@ -38,28 +46,33 @@ pub(crate) struct Wire {
     coordinators: Mutex<Vec<Option<i32>>>,
     /// [`Cluster::breaks`] at the start.
     breaks: u64,
-    transaction_timeout: Duration,
-    request_timeout: Duration,
+    limits: Limits,
+    protocol: Protocol,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// An open transaction, by the coordinator's clock.
+    pub(crate) transaction: Duration,
+    /// EndTxn and InitProducerId; the broker's limit for acknowledging a Produce.
+    pub(crate) request: Duration,
 }
 
 /// One transaction to be produced; the last part is the checkpoint.
 pub(crate) struct Job {
     pub(crate) id: IdSlot,
+    pub(crate) identity: ProducerIdentity,
     pub(crate) parts: Vec<Part>,
     pub(crate) pause: Duration,
     pub(crate) refresh: bool,
 }
 
 impl Wire {
-    pub(crate) fn new(
-        cluster: Cluster,
-        ids: Vec<String>,
-        transaction_timeout: Duration,
-        request_timeout: Duration,
-    ) -> Self {
+    pub(crate) fn new(cluster: Cluster, ids: Vec<String>, limits: Limits, protocol: Protocol) -> Self {
         let coordinators = Mutex::new(vec![None; ids.len()]);
         let breaks = cluster.breaks();
-        Self { cluster, ids, coordinators, breaks, transaction_timeout, request_timeout }
+        Self { cluster, ids, coordinators, breaks, limits, protocol }
     }
 
     /// A connection that carried transactions has broken since the start.
@@ -84,6 +97,11 @@ impl Wire {
         let parts = job.parts;
         if let Err(verdict) = self.know_leaders(&parts, job.refresh).await {
             return Input::Produced { result: Err(verdict), reached: Reached::Nothing };
+        }
+        if self.protocol == Protocol::Older
+            && let Err(error) = self.add_partitions(job.id, job.identity, &parts).await
+        {
+            return Input::Produced { result: Err(Verdict::of_error(&error)), reached: Reached::Unsure };
         }
         let tally = produce::stages(&self, &self.ids[job.id.0], &parts).await;
         let (result, reached) = tally.result(parts.len());
@@ -137,6 +155,44 @@ impl Wire {
         Ok(!views.iter().any(known) && views.iter().all(|view| said(view.error_code)))
     }
 
+    /// Joins the partitions to the transaction, as brokers without KIP-890 need it before the first Produce. The id has
+    /// been renewed since its last transaction, so nothing of that is left to wait for.
+    async fn add_partitions(
+        &self,
+        id: IdSlot,
+        identity: ProducerIdentity,
+        parts: &[Part],
+    ) -> Result<(), Error> {
+        let mut partitions: BTreeMap<&str, BTreeSet<i32>> = BTreeMap::new();
+        for part in parts {
+            partitions.entry(&part.topic.name).or_default().insert(part.partition);
+        }
+        let topics = partitions.into_iter().map(|(name, partitions)| {
+            AddPartitionsToTxnTopic::default()
+                .with_name(topic_name(name))
+                .with_partitions(partitions.into_iter().collect())
+        });
+        let request = AddPartitionsToTxnRequest::default()
+            .with_v3_and_below_transactional_id(self.transactional_id(id))
+            .with_v3_and_below_producer_id(ProducerId(identity.producer_id))
+            .with_v3_and_below_producer_epoch(identity.producer_epoch)
+            .with_v3_and_below_topics(topics.collect());
+        let coordinator = self.coordinator(id, false).await?;
+        let connection =
+            self.connection(coordinator, Purpose::Coordinator, ApiKey::AddPartitionsToTxn).await?;
+        let answer = connection.call_within(&request, self.limits.request).await?;
+        for topic in &answer.results_by_topic_v3_and_below {
+            for partition in &topic.results_by_partition {
+                let code = ErrorCode(partition.partition_error_code);
+                // The others were not tried because of one: that one says why.
+                if code != ErrorCode::OPERATION_NOT_ATTEMPTED {
+                    code.check(ApiKey::AddPartitionsToTxn, || topic.name.0.to_string())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// EndTxn under exactly this identity; gives the identity of the id's next transaction.
     pub(crate) async fn end_txn(
         self: Arc<Self>,
@@ -152,13 +208,14 @@ impl Wire {
             .with_producer_id(ProducerId(identity.producer_id))
             .with_producer_epoch(identity.producer_epoch)
             .with_committed(commit);
-        let result = self.ask_end(id, &request, refresh).await.map_err(Failure::of);
+        let result = self.ask_end(id, identity, &request, refresh).await.map_err(Failure::of);
         Input::Ended { id, result, broken: self.is_broken() }
     }
 
     async fn ask_end(
         &self,
         id: IdSlot,
+        identity: ProducerIdentity,
         request: &EndTxnRequest,
         refresh: bool,
     ) -> Result<ProducerIdentity, Error> {
@@ -167,8 +224,13 @@ impl Wire {
             true => self.cluster.connection(coordinator, Purpose::Coordinator).await?,
             false => self.connection(coordinator, Purpose::Coordinator, ApiKey::EndTxn).await?,
         };
-        let answer = connection.call_within(request, self.request_timeout).await?;
+        let versions = if self.protocol == Protocol::Kip890 { END_KIP890 } else { END_OLDER };
+        let version = connection.version_within::<EndTxnRequest>(versions)?;
+        let answer = connection.call_in(request, version, self.limits.request).await?;
         ErrorCode(answer.error_code).check(ApiKey::EndTxn, || self.ids[id.0].clone())?;
+        if self.protocol == Protocol::Older {
+            return Ok(identity);
+        }
         let next =
             ProducerIdentity { producer_id: answer.producer_id.0, producer_epoch: answer.producer_epoch };
         let broker = || connection.broker().to_owned();
@@ -204,10 +266,10 @@ impl Wire {
         let expected = expected.unwrap_or(ProducerIdentity { producer_id: -1, producer_epoch: -1 });
         let request = InitProducerIdRequest::default()
             .with_transactional_id(Some(self.transactional_id(id)))
-            .with_transaction_timeout_ms(millis(self.transaction_timeout))
+            .with_transaction_timeout_ms(millis(self.limits.transaction))
             .with_producer_id(ProducerId(expected.producer_id))
             .with_producer_epoch(expected.producer_epoch);
-        let answer = connection.call_within(&request, self.request_timeout).await?;
+        let answer = connection.call_within(&request, self.limits.request).await?;
         ErrorCode(answer.error_code).check(ApiKey::InitProducerId, || self.ids[id.0].clone())?;
         Ok(ProducerIdentity { producer_id: answer.producer_id.0, producer_epoch: answer.producer_epoch })
     }

@@ -1,4 +1,5 @@
-//! The transactional producer: whole transactions in, commits out in the same order, exactly once (KIP-890, "TV2").
+//! The transactional producer: whole transactions in, commits out in the same order, exactly once (KIP-890, "TV2";
+//! the older protocol where a cluster has no other).
 //!
 //! ```text
 //!  submit --> state (pure: when to produce, end, repeat, abort, replay, give up)
@@ -33,8 +34,8 @@ use crate::error::{Error, ErrorCode};
 
 use encode::Part;
 use held::Held;
-use io::{Job, Wire};
-use state::{Action, IdSlot, Input, Machine, TxnKey};
+use io::{Job, Limits, Wire};
+use state::{Action, IdSlot, Input, Machine, Protocol, TxnKey};
 
 mod encode;
 mod held;
@@ -186,21 +187,22 @@ impl<T> Producer<T> {
     /// InitProducerId for all owned ids: fences predecessors and finishes their transactions. Retries while
     /// coordinators load or write markers, up to 30 s; a connection that breaks meanwhile ends it.
     ///
-    /// Errors: [`Error::TransactionVersion`] on a cluster without KIP-890, authorization, transport.
+    /// A cluster without KIP-890 is served with the older protocol, at the cost of two more requests a transaction:
+    /// see [`Cluster::transaction_version`].
+    ///
+    /// Errors: authorization, transport.
     pub async fn init(cluster: Cluster, config: ProducerConfig) -> Result<Self, Error> {
-        let found = cluster.transaction_version();
-        if found < 2 {
-            return Err(Error::TransactionVersion { found });
-        }
+        let protocol = if cluster.transaction_version() >= 2 { Protocol::Kip890 } else { Protocol::Older };
         let owned = usize::from(config.ids_owned.max(1));
         let in_use = usize::from(config.ids_in_use).clamp(1, owned);
         let ids = (0..owned).map(|n| format!("{}{n}", config.id_prefix)).collect();
         cluster.forget_dead().await;
-        let wire = Arc::new(Wire::new(cluster, ids, config.transaction_timeout, config.request_timeout));
+        let limits = Limits { transaction: config.transaction_timeout, request: config.request_timeout };
+        let wire = Arc::new(Wire::new(cluster, ids, limits, protocol));
         let identities = join_all((0..owned).map(|n| first_identity(&wire, IdSlot(n)))).await;
         let identities = identities.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
-            machine: Machine::new(identities, in_use, config.transaction_timeout),
+            machine: Machine::new(identities, in_use, config.transaction_timeout, protocol),
             wire,
             started: Instant::now(),
             held: VecDeque::with_capacity(in_use),
@@ -265,7 +267,7 @@ impl<T> Producer<T> {
             Action::Produce { txn, id, identity, pause, refresh } => {
                 self.producing = Some(txn);
                 let parts = self.parts_to_produce(txn, identity);
-                let job = Job { id, parts, pause, refresh };
+                let job = Job { id, identity, parts, pause, refresh };
                 self.work.push(Box::pin(Arc::clone(&self.wire).produce(job)));
             }
             Action::EndTxn { id, identity, commit, pause, refresh } => {

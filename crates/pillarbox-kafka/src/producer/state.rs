@@ -24,6 +24,11 @@
 //! further transaction, an abort or an InitProducerId would erase that, and an abort would even drop what was
 //! committed. So nothing of the kind is sent.
 //!
+//! The older protocol ("TV1", before Kafka 4.0) does not raise the epoch with every end of a transaction, so that a
+//! delayed EndTxn could end a later transaction (KAFKA-17754). There the machine raises it itself: after each end the
+//! id is renewed, beside everything else, and its next transaction waits for that. Where EndTxn had no answer, the
+//! repeat was answered before the producer ended, and its successor renews every id.
+//!
 //! | answer | what it means here |
 //! | --- | --- |
 //! | Produce 47, 90; EndTxn, InitProducerId 47, 90 | `Lost(Fenced)` (another owner, or the coordinator's timeout) |
@@ -141,6 +146,21 @@ enum Stage {
     },
 }
 
+/// Which protocol the cluster speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// `transaction.version` 0 and 1.
+    Older,
+    /// KIP-890, `transaction.version` 2: every end raises the epoch.
+    Kip890,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Renewal {
+    since: Duration,
+    attempts: u32,
+}
+
 /// See the module's documentation.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -153,6 +173,9 @@ pub(crate) struct Machine {
     failing_since: Option<Duration>,
     replays_in_a_row: u32,
     give_up: Duration,
+    protocol: Protocol,
+    /// Ids that are being renewed after an end, by slot.
+    renewals: Vec<Option<Renewal>>,
     /// What was under way when a connection broke: nothing new is begun.
     disconnected: Option<Cause>,
     lost: bool,
@@ -160,9 +183,16 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// `identities` of all owned ids; the first `in_use` are rotated through.
-    pub(crate) fn new(identities: Vec<ProducerIdentity>, in_use: usize, give_up: Duration) -> Self {
+    pub(crate) fn new(
+        identities: Vec<ProducerIdentity>,
+        in_use: usize,
+        give_up: Duration,
+        protocol: Protocol,
+    ) -> Self {
         assert!(in_use > 0 && in_use <= identities.len(), "at least one id, at most those owned");
         Self {
+            renewals: vec![None; identities.len()],
+            protocol,
             identities,
             in_use,
             next_id: 0,
@@ -181,7 +211,7 @@ impl Machine {
         !self.lost && self.queue.len() < self.in_use
     }
 
-    /// The key and identity the next submitted transaction will get.
+    /// The key and identity the next submitted transaction will get, unless its id is renewed before it is produced.
     pub(crate) fn next_identity(&self) -> (TxnKey, ProducerIdentity) {
         (TxnKey(self.next_key), self.identities[self.next_id])
     }
@@ -276,27 +306,72 @@ impl Machine {
                 self.replays_in_a_row = 0;
                 actions.push(Action::Committed { txn: txn.key, last_base_offset });
                 self.lose_if_disconnected(actions);
+                if self.protocol == Protocol::Older && !self.lost {
+                    self.renewals[id.0] = Some(Renewal { since: now, attempts: 0 });
+                    actions.push(self.renew(id, Duration::ZERO, false));
+                }
             }
             (Stage::Ending { since, .. }, Err(failure)) => {
                 self.repeat_or_lose(now, at, since, failure, ApiKey::EndTxn, actions);
             }
             (Stage::Aborting { verdict, .. }, Ok(identity)) => {
                 self.adopt(id, identity);
-                self.settled(at, verdict);
+                match self.protocol {
+                    Protocol::Kip890 => self.settled(at, verdict),
+                    Protocol::Older => self.renew_to_settle(now, at, verdict, actions),
+                }
                 self.lose_if_disconnected(actions);
             }
             (Stage::Aborting { verdict, reached: Reached::Unsure, .. }, Err(failure))
                 if failure.code() == Some(ErrorCode::INVALID_TXN_STATE) =>
             {
-                self.queue[at].attempts = 0;
-                self.queue[at].stage = Stage::Renewing { verdict, since: now };
-                actions.push(self.renew(at, Duration::ZERO, false));
+                self.renew_to_settle(now, at, verdict, actions);
             }
             (Stage::Aborting { since, .. }, Err(failure)) => {
                 self.repeat_or_lose(now, at, since, failure, ApiKey::EndTxn, actions);
             }
             (stage, _) => panic!("an answer to EndTxn in {stage:?}"),
         }
+    }
+
+    fn renew_to_settle(&mut self, now: Duration, at: usize, verdict: Verdict, actions: &mut Vec<Action>) {
+        self.queue[at].attempts = 0;
+        self.queue[at].stage = Stage::Renewing { verdict, since: now };
+        actions.push(self.renew(self.queue[at].id, Duration::ZERO, false));
+    }
+
+    /// InitProducerId of an id whose transaction has ended is over.
+    fn renewed_beside(
+        &mut self,
+        now: Duration,
+        id: IdSlot,
+        renewal: Renewal,
+        result: Result<ProducerIdentity, Failure>,
+        actions: &mut Vec<Action>,
+    ) {
+        let api = ApiKey::InitProducerId;
+        let failure = match result {
+            Ok(identity) => {
+                self.adopt(id, identity);
+                self.renewals[id.0] = None;
+                return;
+            }
+            Err(Failure::NoAnswer) => {
+                return self.lose(LostReason::Disconnected { cause: Cause { api, code: None } }, actions);
+            }
+            Err(failure) => failure,
+        };
+        if let Some(reason) = failure.coordinator_loss(api) {
+            return self.lose(reason, actions);
+        }
+        if now.saturating_sub(renewal.since) >= self.give_up {
+            let last = Cause { api, code: failure.code() };
+            return self.lose(LostReason::Unreachable { last }, actions);
+        }
+        let concurrent = failure.code() == Some(ErrorCode::CONCURRENT_TRANSACTIONS);
+        let pause = if concurrent { markers_pause(renewal.attempts) } else { pause(renewal.attempts) };
+        self.renewals[id.0] = Some(Renewal { attempts: renewal.attempts.saturating_add(1), ..renewal });
+        actions.push(self.renew(id, pause, !concurrent));
     }
 
     fn renewed(
@@ -306,6 +381,9 @@ impl Machine {
         result: Result<ProducerIdentity, Failure>,
         actions: &mut Vec<Action>,
     ) {
+        if let Some(renewal) = self.renewals[id.0] {
+            return self.renewed_beside(now, id, renewal, result, actions);
+        }
         let at = self.holder(id);
         let Stage::Renewing { verdict, since } = self.queue[at].stage.clone() else {
             panic!("an answer to InitProducerId in {:?}", self.queue[at].stage);
@@ -345,7 +423,7 @@ impl Machine {
         let concurrent = failure.code() == Some(ErrorCode::CONCURRENT_TRANSACTIONS);
         let pause = if concurrent { markers_pause(attempts) } else { pause(attempts) };
         let action = match self.queue[at].stage {
-            Stage::Renewing { .. } => self.renew(at, pause, !concurrent),
+            Stage::Renewing { .. } => self.renew(self.queue[at].id, pause, !concurrent),
             Stage::Aborting { .. } => self.end_txn(at, false, pause, !concurrent),
             _ => self.end_txn(at, true, pause, !concurrent),
         };
@@ -385,7 +463,9 @@ impl Machine {
         }
         let done = |txn: &Txn| matches!(txn.stage, Stage::Acked { .. } | Stage::Ending { .. });
         let Some(at) = self.queue.iter().position(|txn| !done(txn)) else { return };
-        if let Stage::Open { pause, refresh } = self.queue[at].stage {
+        if let Stage::Open { pause, refresh } = self.queue[at].stage
+            && self.renewals[self.queue[at].id.0].is_none()
+        {
             self.queue[at].stage = Stage::Producing;
             let Txn { key, id, .. } = self.queue[at];
             let identity = self.identities[id.0];
@@ -418,8 +498,7 @@ impl Machine {
         Action::EndTxn { id, identity: self.identities[id.0], commit, pause, refresh }
     }
 
-    fn renew(&self, at: usize, pause: Duration, refresh: bool) -> Action {
-        let id = self.queue[at].id;
+    fn renew(&self, id: IdSlot, pause: Duration, refresh: bool) -> Action {
         Action::Renew { id, identity: self.identities[id.0], pause, refresh }
     }
 }

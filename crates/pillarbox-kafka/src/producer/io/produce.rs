@@ -16,13 +16,17 @@ use crate::connection::{Connection, Reply};
 use crate::error::{Error, ErrorCode};
 use crate::producer::encode::{PRODUCE_BY_ID, Part, produce_body};
 use crate::producer::plan::{Item, REQUEST_BYTES_MAX, Request, Stage, plan};
-use crate::producer::state::{Reached, markers_pause};
+use crate::producer::state::{Protocol, Reached, markers_pause};
 use crate::producer::verdict::{Cause, Verdict};
 
 use super::{Wire, pause};
 
 /// Produce requests under way on one connection; the broker keeps the order of five batches per partition.
 const PIPELINE_MAX: usize = 5;
+
+/// Versions of Produce by protocol: from 12 on, a partition joins the transaction with its first batch.
+const PRODUCE_KIP890: (i16, i16) = (12, 13);
+const PRODUCE_OLDER: (i16, i16) = (9, 11);
 
 /// How long a request refused with `CONCURRENT_TRANSACTIONS` is repeated: markers take milliseconds, and where they
 /// take longer (a broker is down) there is nothing to gain from asking more often than replays do.
@@ -195,9 +199,11 @@ impl Run<'_> {
     }
 
     fn send(&self, connection: &Connection, items: &[usize]) -> Result<Sent, Error> {
-        let version = connection.version_of::<ProduceRequest>()?;
+        let older = self.wire.protocol == Protocol::Older;
+        let versions = if older { PRODUCE_OLDER } else { PRODUCE_KIP890 };
+        let version = connection.version_within::<ProduceRequest>(versions)?;
         let parts: Vec<&Part> = items.iter().map(|item| &self.parts[*item]).collect();
-        let timeout = self.wire.request_timeout;
+        let timeout = self.wire.limits.request;
         let body = produce_body(version, self.transactional_id, millis(timeout), &parts);
         let header = ProduceRequest::header_version(version);
         // Data and acknowledgement may each take the broker's limit.

@@ -14,7 +14,12 @@ fn identity(producer_id: i64, producer_epoch: i16) -> ProducerIdentity {
 
 fn machine(ids: usize) -> Machine {
     let identities = (0..ids).map(|id| identity(id as i64, 0)).collect();
-    Machine::new(identities, ids, GIVE_UP)
+    Machine::new(identities, ids, GIVE_UP, Protocol::Kip890)
+}
+
+fn older_machine(ids: usize) -> Machine {
+    let identities = (0..ids).map(|id| identity(id as i64, 0)).collect();
+    Machine::new(identities, ids, GIVE_UP, Protocol::Older)
 }
 
 fn answered(code: i16) -> Failure {
@@ -103,6 +108,44 @@ fn an_unanswered_commit_is_repeated_and_its_id_waits() {
     assert!(!machine.can_submit(), "the id of the unknown transaction is not free");
     run(&mut machine, vec![(ended(0, Ok(identity(0, 1))), &["committed 0", "lost Disconnected"])]);
     assert!(!machine.can_submit(), "the markers of that commit may be lost");
+}
+
+#[test]
+fn with_the_older_protocol_an_id_is_renewed_before_its_next_transaction() {
+    let renewed = |result| Input::Renewed { id: IdSlot(0), result };
+    run(
+        &mut older_machine(2),
+        vec![
+            (Input::Submitted, &["produce 0 0:0"]),
+            (ok_produced(), &["commit 0:0"]),
+            (ended(0, Ok(identity(0, 0))), &["committed 0", "renew 0:0"]),
+            (Input::Submitted, &["produce 1 1:0"]),
+            (Input::Submitted, &[]),
+            (ok_produced(), &["commit 1:0"]),
+            (renewed(Err(answered(51))), &["renew 0:0"]),
+            (renewed(Ok(identity(0, 1))), &["produce 2 0:1"]),
+            (ended(1, Ok(identity(1, 0))), &["committed 1", "renew 1:0"]),
+            (failed(replay(6), Reached::Acked), &["abort 0:1"]),
+            (ended(0, Ok(identity(0, 1))), &["renew 0:1"]),
+            (renewed(Ok(identity(0, 2))), &["produce 2 0:2"]),
+        ],
+    );
+}
+
+#[test]
+fn with_the_older_protocol_a_renewal_that_fails_ends_the_producer() {
+    for (result, lost) in [
+        (Err(Failure::NoAnswer), "lost Disconnected"),
+        (Err(answered(47)), "lost Fenced"),
+        (Err(answered(-1)), "lost Undecidable"),
+    ] {
+        let mut machine = older_machine(1);
+        machine.step(NOW, Input::Submitted);
+        machine.step(NOW, ok_produced());
+        machine.step(NOW, ended(0, Ok(identity(0, 0))));
+        let actions = machine.step(NOW, Input::Renewed { id: IdSlot(0), result });
+        assert_eq!(brief(&actions), [lost]);
+    }
 }
 
 #[test]
@@ -437,7 +480,7 @@ impl Play {
     fn restart(&mut self) {
         self.model.fence();
         let identities = (0..self.model.ids.len()).map(|id| self.model.identity(IdSlot(id))).collect();
-        self.machine = Machine::new(identities, self.model.ids.len(), GIVE_UP);
+        self.machine = Machine::new(identities, self.model.ids.len(), GIVE_UP, Protocol::Kip890);
         self.waiting.clear();
         self.ending.clear();
         self.first = self.model.committed.len() as u64;
