@@ -112,7 +112,7 @@ codes! {
 
     KafkaUnreachable = 2001, Retry, Unavailable, "Kafka cannot be reached";
     KafkaTlsOrSasl = 2002, Retry, Permission, "Kafka demands TLS or SASL";
-    KafkaTransactionVersion = 2003, Config, Config, "Kafka does not offer transaction.version 2";
+    KafkaTransactionVersion = 2003, Retry, Ok, "Kafka does not offer transaction.version 2";
     KafkaAuthorization = 2004, Permission, Permission, "Kafka denies an operation";
     TopicMissing = 2005, Halt, Halted, "the topic does not exist and may not be created";
     TopicGone = 2006, Halt, Halted, "a topic that holds events of this pipeline is gone";

@@ -25,8 +25,8 @@ const RSS_KIB_MAX: u64 = 100_000_000 / 1024;
 /// Where its rows go.
 const BULK_TOPIC: &str = "outbox.event.bulk";
 
-fn streaming(postgres: u32, brokers: usize) -> (Site, Configuration, harness::relay::Relay) {
-    let site = Site::start(PostgresOptions::version(postgres), KafkaOptions::brokers(brokers));
+fn streaming(postgres: u32, kafka: KafkaOptions) -> (Site, Configuration, harness::relay::Relay) {
+    let site = Site::start(PostgresOptions::version(postgres), kafka);
     let configuration = site.configure("orders", PARTITIONS, &[]);
     site.setup(&configuration);
     let mut relay = site.relay(&configuration);
@@ -37,7 +37,7 @@ fn streaming(postgres: u32, brokers: usize) -> (Site, Configuration, harness::re
 #[test]
 fn postgres_15_and_one_broker() {
     let begun = Instant::now();
-    let (site, configuration, mut relay) = streaming(15, 1);
+    let (site, configuration, mut relay) = streaming(15, KafkaOptions::default());
     let options = WorkloadOptions { transactions: 50, ..WorkloadOptions::default() };
     let log =
         Workload::start(&site.url(), options.clone()).expect("writers start").finish().expect("all is known");
@@ -47,10 +47,38 @@ fn postgres_15_and_one_broker() {
     println!("postgres 15 and one broker: {:.0?}", begun.elapsed());
 }
 
+/// Brokers without `transaction.version` 2: the relay dies at random moments, the broker once.
+#[test]
+fn kafka_3_9_with_kills() {
+    let begun = Instant::now();
+    let older = KafkaOptions { version: "3.9.1".into(), ..KafkaOptions::default() };
+    let (mut site, configuration, mut relay) = streaming(18, older);
+    let options = WorkloadOptions { transactions: u32::MAX, rate: Some(100.0), ..WorkloadOptions::default() };
+    let workload = Workload::start(&site.url(), options.clone()).expect("writers start");
+    for kill in 1..=6 {
+        let relayed = relay.count("events_total");
+        relay.wait_count("events_total", relayed + 700 + 130 * kill, STEP_MAX);
+        relay.kill9();
+        relay.start_again();
+        if kill == 3 {
+            site.kafka.kill9(1).expect("the broker dies");
+            site.kafka.start_broker(1).expect("the broker starts again");
+        }
+    }
+    relay.wait_count("events_total", 500, STEP_MAX);
+    workload.stop();
+    let log = workload.finish().expect("all is known");
+    site.caught_up(&configuration, STEP_MAX);
+    assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
+    site.judge(&log, &options, PARTITIONS).assert_clean();
+    assert!(relay.log_count("PB-2003") > 0, "the log names the older protocol");
+    println!("kafka 3.9: {} lost markers, {:.0?}", relay.log_count("PB-2020"), begun.elapsed());
+}
+
 #[test]
 fn three_brokers_of_which_each_dies_once() {
     let begun = Instant::now();
-    let (mut site, configuration, mut relay) = streaming(18, 3);
+    let (mut site, configuration, mut relay) = streaming(18, KafkaOptions::brokers(3));
     let options = WorkloadOptions { transactions: u32::MAX, rate: Some(50.0), ..WorkloadOptions::default() };
     let workload = Workload::start(&site.url(), options.clone()).expect("writers start");
     for broker in 1..=3 {
@@ -85,7 +113,7 @@ fn three_brokers_of_which_each_dies_once() {
 #[test]
 fn a_transaction_of_a_million_rows() {
     let begun = Instant::now();
-    let (site, configuration, mut relay) = streaming(18, 1);
+    let (site, configuration, mut relay) = streaming(18, KafkaOptions::default());
     let rows = format!(
         "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) SELECT gen_random_uuid(), 'bulk', \
          'key-' || n % 1000, 'made', jsonb_build_object('n', n) FROM generate_series(1, {ROWS}) n"

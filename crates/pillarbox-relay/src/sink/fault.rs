@@ -7,10 +7,6 @@ use crate::error::{Code, Fault};
 /// The fault for an error of the Kafka client; `attempt` says what was attempted on which object.
 pub fn kafka_fault(error: &Error, attempt: &str) -> Fault {
     let (code, hint) = match error {
-        Error::TransactionVersion { .. } => (
-            Code::KafkaTransactionVersion,
-            "upgrade the brokers to 4.0 or later and run `kafka-features.sh --bootstrap-server HOST:PORT upgrade --feature transaction.version=2`",
-        ),
         Error::TlsOrSaslExpected { .. } => (
             Code::KafkaTlsOrSasl,
             "this version speaks plaintext only: point kafka.brokers at a PLAINTEXT listener",

@@ -68,6 +68,13 @@ struct Recovered {
 
 async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Fault> {
     let cluster = connect(config).await?;
+    if cluster.transaction_version() < 2 {
+        tracing::warn!(
+            code = %Code::KafkaTransactionVersion,
+            version = cluster.transaction_version(),
+            "brokers without transaction.version 2 are served with the older protocol"
+        );
+    }
     // Without a visible checkpoint there is nobody to harm; a hidden one is found after fencing.
     let before = read(&cluster, config, End::Committed).await?;
     if let Some(position) = before.as_ref().and_then(|table| table.position.as_ref()) {
