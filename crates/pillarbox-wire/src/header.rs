@@ -15,8 +15,22 @@ pub const PB_POS: &str = "pb-pos";
 pub const PB_PART: &str = "pb-part";
 /// Commit time in milliseconds since 1970, where the Kafka timestamp had to be another.
 pub const PB_TS: &str = "pb-ts";
-/// On a replayed dead letter: the `pb-pos` of its first attempt.
+/// On a replayed event, and on the verdict over a dead letter: the `pb-pos` of that dead letter.
 pub const PB_ORIG_POS: &str = "pb-orig-pos";
+/// On the first record of a dead letter, and on a refusal to replay it: the code of the reason, `PB-nnnn`.
+pub const PB_REASON: &str = "pb-reason";
+/// Beside [`PB_REASON`]: the reason in words, which hold nothing of the row.
+pub const PB_CAUSE: &str = "pb-cause";
+/// On the first record of a dead letter: the table of the row, for people.
+pub const PB_TABLE: &str = "pb-table";
+/// On the first record of a dead letter: schema, table and columns of the row, as JSON.
+pub const PB_ROW: &str = "pb-row";
+/// On the first record of a dead letter: bytes of the whole row.
+pub const PB_SIZE: &str = "pb-size";
+/// On every record of a dead letter: `n/m`, this is chunk n of m.
+pub const PB_CHUNK: &str = "pb-chunk";
+/// On a record that says what became of the dead letter that [`PB_ORIG_POS`] names.
+pub const PB_VERDICT: &str = "pb-verdict";
 
 /// Most decimal digits of a `u64`.
 const DECIMAL_LEN_MAX: usize = 20;
