@@ -151,6 +151,18 @@ pub struct Outbox {
     pub topic: TopicTemplate,
     /// Columns that become headers, in this order after `id`.
     pub headers: Vec<HeaderColumn>,
+    /// What becomes of a row that can never be published.
+    pub on_error: OnError,
+}
+
+/// What becomes of a row that can never be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// The pipeline halts at it.
+    #[default]
+    Stop,
+    /// It goes to the topic of dead letters, and the pipeline goes on.
+    DeadLetter,
 }
 
 /// A column that becomes a header.
@@ -276,6 +288,7 @@ impl Outbox {
             payload_column: "payload".into(),
             topic: TopicTemplate::parse("outbox.event.{aggregatetype}").expect("a legal template"),
             headers: Vec::new(),
+            on_error: OnError::Stop,
         }
     }
 }
@@ -284,6 +297,16 @@ impl Config {
     /// The compacted topic with the checkpoint.
     pub fn checkpoint_topic(&self) -> String {
         format!("__pillarbox.{}", self.pipeline)
+    }
+
+    /// The topic with the dead letters.
+    pub fn dead_letter_topic(&self) -> String {
+        format!("__pillarbox.{}.dead-letters", self.pipeline)
+    }
+
+    /// Whether any row may become a dead letter.
+    pub fn has_dead_letters(&self) -> bool {
+        self.outbox.iter().any(|outbox| outbox.on_error == OnError::DeadLetter)
     }
 
     /// What the transactional ids begin with; a digit follows.
@@ -301,6 +324,9 @@ impl Config {
                 outbox.table, outbox.key_column, outbox.payload_column, outbox.id_column, outbox.topic
             ));
             text.push_str(&format!("{:?}\n", outbox.headers));
+            if outbox.on_error == OnError::DeadLetter {
+                text.push_str("dead letters\n");
+            }
         }
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -147,6 +147,9 @@ codes! {
     MissingValue = 4003, Reject, Halted, "a required column of a row is NULL";
     KeylessCompacted = 4004, Reject, Halted, "an event without a key goes to a compacted topic";
     BadValue = 4005, Reject, Halted, "a column value cannot be relayed";
+    DeadLettered = 4030, Retry, Ok, "a row went to dead letters";
+    DeadLetterUnknown = 4031, Config, Negative, "there is no such open dead letter";
+    DeadLetterTopicUnfit = 4032, Config, Config, "the topic of dead letters has the wrong shape";
 
     PrivateServer = 5001, Retry, Unavailable, "a private server did not start";
 

@@ -33,5 +33,6 @@ pub mod position;
 pub mod pipeline;
 
 pub mod check;
+pub mod dead_letters;
 pub mod setup;
 pub mod sql;

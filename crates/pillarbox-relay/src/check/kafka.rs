@@ -147,7 +147,9 @@ impl Look<'_> {
             return;
         }
         let config = self.config;
-        for name in config.outbox.iter().filter_map(|outbox| fixed_name(outbox.topic.parts())) {
+        let letters = config.has_dead_letters().then(|| config.dead_letter_topic());
+        let fixed = config.outbox.iter().filter_map(|outbox| fixed_name(outbox.topic.parts()));
+        for name in fixed.chain(letters) {
             if table.is_some_and(|table| table.topics.contains_key(&name)) {
                 continue;
             }

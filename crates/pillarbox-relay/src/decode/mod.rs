@@ -50,6 +50,8 @@ pub struct Row<'a> {
 /// A logical message.
 #[derive(Debug)]
 pub struct Note<'a> {
+    /// The transaction it belongs to.
+    pub transaction: Transaction,
     /// Its ordinal in the transaction, from 0.
     pub index: u32,
     /// What kind of message it is.
@@ -169,8 +171,8 @@ impl Decoder {
             Message::Begin { final_lsn, commit_time, .. } => self.begin(final_lsn, commit_time)?,
             Message::Commit { commit_lsn, end_lsn, .. } => self.commit(commit_lsn, end_lsn)?,
             Message::Message { transactional: true, prefix, content, .. } => {
-                let index = self.open("message")?.next_index;
-                Change::Message(Note { index, prefix, content })
+                let Open { transaction, next_index } = self.open("message")?;
+                Change::Message(Note { transaction, index: next_index, prefix, content })
             }
             Message::Message { transactional: false, prefix, .. } => Change::Stray { prefix },
             Message::Update { .. } | Message::Delete { .. } | Message::Truncate { .. } => {

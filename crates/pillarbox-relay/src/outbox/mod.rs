@@ -124,6 +124,14 @@ impl Extractor {
             None => Ok(None),
         }
     }
+
+    /// The event in a row whose description is not one of the stream: nothing is kept of it.
+    pub fn extract_once<'a>(&'a mut self, row: &Row<'a>) -> Result<Option<Event<'a>>, OutboxError> {
+        match plan(&self.outboxes, row.relation)? {
+            Some(plan) => read(&plan, &self.outboxes[plan.outbox], row, &mut self.scratch).map(Some),
+            None => Ok(None),
+        }
+    }
 }
 
 fn plan(outboxes: &[config::Outbox], relation: &Description) -> Result<Option<Plan>, OutboxError> {

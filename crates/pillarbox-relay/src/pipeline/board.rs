@@ -17,6 +17,7 @@ use crate::error::Fault;
 pub(crate) struct Board {
     status: watch::Sender<Arc<Status>>,
     events: metrics::Counter,
+    dead_letters: metrics::Counter,
     transactions: metrics::Counter,
     commits: metrics::Counter,
     latency: metrics::Histogram,
@@ -31,6 +32,7 @@ pub(crate) struct Board {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Commit {
     pub(crate) events: usize,
+    pub(crate) dead_letters: usize,
     pub(crate) transactions: usize,
     pub(crate) last: Option<Position>,
     /// From the last event's commit in Postgres until EndTxn was answered, by two clocks.
@@ -49,6 +51,7 @@ impl Board {
         Self {
             status: watch::Sender::new(Status::new(pipeline)),
             events: metrics::counter!("pillarbox_events_total", &labels),
+            dead_letters: metrics::counter!("pillarbox_dead_letters_total", &labels),
             transactions: metrics::counter!("pillarbox_transactions_total", &labels),
             commits: metrics::counter!("pillarbox_kafka_commits_total", &labels),
             latency: metrics::histogram!("pillarbox_event_latency_seconds", &labels),
@@ -89,6 +92,7 @@ impl Board {
 
     pub(crate) fn committed(&self, commit: Commit) {
         self.events.increment(commit.events as u64);
+        self.dead_letters.increment(commit.dead_letters as u64);
         self.transactions.increment(commit.transactions as u64);
         self.commits.increment(1);
         if let Some(latency_ms) = commit.latency_ms {
@@ -100,6 +104,7 @@ impl Board {
         self.end_txn.record(commit.end_txn.as_secs_f64());
         self.update(|status| {
             status.events_total += commit.events as u64;
+            status.dead_letters_total += commit.dead_letters as u64;
             status.transactions_total += commit.transactions as u64;
             status.commits_total += 1;
             if let Some(last) = commit.last {

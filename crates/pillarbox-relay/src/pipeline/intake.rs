@@ -20,6 +20,7 @@
 
 mod fault;
 mod fill;
+mod letters;
 mod record;
 mod set;
 #[cfg(test)]
@@ -32,10 +33,12 @@ use pillarbox_wire::position::Epoch;
 
 use self::fault::{decode_fault, outbox_fault};
 use self::fill::Fill;
+pub use self::letters::LettersSeen;
 pub use self::set::{CommittedSet, SealedSet, SetEnd};
 use super::pace::Due;
 use crate::config::Config;
-use crate::decode::{Change, Decoder};
+use crate::dead_letters::order;
+use crate::decode::{Change, Decoder, Row};
 use crate::error::Fault;
 use crate::outbox::Extractor;
 use crate::position::checkpoint::Table;
@@ -115,11 +118,13 @@ impl Intake {
         let taken = match self.decoder.decode(data).map_err(decode_fault)? {
             Change::Insert(row) if self.covered.covers(row.transaction.commit_lsn, row.index) => Taken::Done,
             Change::Insert(row) => {
-                let (transaction, index) = (row.transaction, row.index);
-                let extracted = self.extractor.extract(&row);
-                match extracted.map_err(|error| outbox_fault(&error, transaction, index))? {
-                    Some(event) => self.fill.take_event(&event, transaction, index, row.relation, now)?,
-                    None => Taken::Done,
+                let taken = take_row(&mut self.extractor, &mut self.fill, &row, now);
+                taken.or_else(|fault| self.fill.refuse(&row, fault, now))?
+            }
+            Change::Message(note) if note.prefix == order::PREFIX => {
+                match self.covered.covers(note.transaction.commit_lsn, note.index) {
+                    true => Taken::Done,
+                    false => self.fill.take_order(&mut self.extractor, &note, now)?,
                 }
             }
             Change::Message(note) => {
@@ -209,6 +214,11 @@ impl Intake {
         self.fill.retimed
     }
 
+    /// Rows that went to dead letters so far.
+    pub fn letters(&self) -> &LettersSeen {
+        &self.fill.letters.seen
+    }
+
     /// Seals the set if the pacer says so; called whenever time has passed or frames were taken.
     pub fn pace(&mut self, now: Now) -> Due {
         self.fill.pace(now)
@@ -239,5 +249,19 @@ impl Intake {
     /// When no set is in flight (I5), or its end lies before what was confirmed (I2).
     pub fn committed(&mut self, set: CommittedSet, now: Now) {
         self.fill.committed(set, now);
+    }
+}
+
+/// A row on its way into the set; takes nothing of another table.
+fn take_row<'a>(
+    extractor: &'a mut Extractor,
+    fill: &mut Fill,
+    row: &Row<'a>,
+    now: Now,
+) -> Result<Taken, Fault> {
+    let Row { transaction, index, relation, .. } = *row;
+    match extractor.extract(row).map_err(|error| outbox_fault(&error, transaction, index))? {
+        Some(event) => fill.take_event(&event, transaction, index, relation, None, now),
+        None => Ok(Taken::Done),
     }
 }

@@ -42,6 +42,8 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(200);
 const DRAIN_READ_MAX: Duration = Duration::from_secs(5);
 /// Between two warnings about events that carry the relay's time.
 const RETIMED_INTERVAL: Duration = Duration::from_secs(60);
+/// Between two warnings about dead letters.
+const LETTERS_INTERVAL: Duration = Duration::from_secs(60);
 /// Frames taken before the clock is looked at again.
 const FRAMES_PER_LOOK: usize = 64;
 
@@ -171,6 +173,9 @@ struct Streaming {
     /// Retimed events that a warning told of, and when.
     retimed: u64,
     retimed_at: Option<Instant>,
+    /// Dead letters that a warning told of, and when.
+    letters: (u64, u64),
+    letters_at: Option<Instant>,
 }
 
 impl Streaming {
@@ -205,6 +210,8 @@ impl Streaming {
             progress_at: origin,
             retimed: 0,
             retimed_at: None,
+            letters: (0, 0),
+            letters_at: None,
         }
     }
 
@@ -488,6 +495,7 @@ impl Streaming {
         self.asked = false;
         self.board.confirmed(confirmed, self.intake.server_lsn());
         self.warn_of_retimed();
+        self.warn_of_letters();
         Ok(())
     }
 
@@ -501,6 +509,27 @@ impl Streaming {
             );
             (self.retimed, self.retimed_at) = (retimed, Some(Instant::now()));
         }
+    }
+
+    /// Somebody has to look after them; the first at once, and then once a minute will do.
+    fn warn_of_letters(&mut self) {
+        let seen = self.intake.letters();
+        let now = (seen.letters, seen.strange);
+        if now == self.letters || self.letters_at.is_some_and(|at| at.elapsed() < LETTERS_INTERVAL) {
+            return;
+        }
+        if let Some(Fault { code: reason, message, cause, .. }) = &seen.last
+            && seen.letters > self.letters.0
+        {
+            let rows = seen.letters - self.letters.0;
+            let code = Code::DeadLettered;
+            tracing::warn!(%code, rows, %reason, cause, "to dead letters, the last of them: {message}");
+        }
+        if seen.strange > self.letters.1 {
+            let orders = seen.strange - self.letters.1;
+            tracing::warn!(orders, "orders about dead letters could not be understood and were ignored");
+        }
+        (self.letters, self.letters_at) = (now, Some(Instant::now()));
     }
 
     /// Waits for the socket, the doorbell or the next thing that is due.

@@ -419,7 +419,7 @@ pub(super) async fn look_up_topic(config: Arc<Config>, name: String, reader: Out
     let mut tries = 1;
     let found = loop {
         let found = match sink::connect(&config).await {
-            Ok(cluster) => sink::topics::resolve(&cluster, &config.kafka.topics, &name).await,
+            Ok(cluster) => sink::topics::resolve(&cluster, &config, &name).await,
             Err(fault) => Err(fault),
         };
         match found {

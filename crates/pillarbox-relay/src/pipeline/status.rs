@@ -49,6 +49,8 @@ pub struct Status {
     pub lag_bytes: u64,
     /// Events committed to Kafka since this process started.
     pub events_total: u64,
+    /// Rows committed to dead letters since this process started.
+    pub dead_letters_total: u64,
     /// Source transactions with events committed since this process started.
     pub transactions_total: u64,
     /// Kafka transactions committed since this process started.
@@ -93,6 +95,7 @@ impl Status {
             server_lsn: Lsn::ZERO.to_string(),
             lag_bytes: 0,
             events_total: 0,
+            dead_letters_total: 0,
             transactions_total: 0,
             commits_total: 0,
             starts_total: 0,

@@ -109,6 +109,13 @@ impl Router {
         self.by_name.contains_key(name.as_bytes())
     }
 
+    /// Partition 0 of a known topic, for records that no row routes.
+    pub fn find(&self, name: &str) -> Option<Destination> {
+        let topic = *self.by_name.get(name.as_bytes())?;
+        let slot = self.topics[topic.0].first_slot as usize;
+        Some(Destination { topic, partition: PartitionId(0), slot })
+    }
+
     /// The slot after the last one in use.
     pub fn next_slot(&self) -> u32 {
         self.topics.iter().map(|topic| topic.first_slot + topic.partitions).max().unwrap_or(0)

@@ -24,6 +24,7 @@ pub(crate) struct Tag {
     end: SetEnd,
     bytes: usize,
     events: usize,
+    dead_letters: usize,
     transactions: usize,
     whole: bool,
     submitted_at: Instant,
@@ -32,7 +33,15 @@ pub(crate) struct Tag {
 impl Tag {
     /// The tag of a checkpoint without events.
     pub(crate) fn alone(end: SetEnd, whole: bool) -> Self {
-        Self { end, bytes: 0, events: 0, transactions: 0, whole, submitted_at: Instant::now() }
+        Self {
+            end,
+            bytes: 0,
+            events: 0,
+            dead_letters: 0,
+            transactions: 0,
+            whole,
+            submitted_at: Instant::now(),
+        }
     }
 
     /// Whether the transaction rewrote the whole table.
@@ -79,6 +88,7 @@ impl Sink {
             end: set.end,
             bytes: set.bytes,
             events: set.events,
+            dead_letters: set.dead_letters,
             transactions: set.transactions,
             whole: checkpoint.whole,
             submitted_at: Instant::now(),
@@ -104,6 +114,7 @@ impl Sink {
         }
         self.board.committed(Commit {
             events: tag.events,
+            dead_letters: tag.dead_letters,
             transactions: tag.transactions,
             last: tag.end.last.filter(|_| tag.events > 0),
             latency_ms: tag.end.last_commit_ms.filter(|_| tag.events > 0).map(|commit| unix_ms() - commit),

@@ -13,7 +13,7 @@ use pillarbox_kafka::Cluster;
 use pillarbox_kafka::admin::{self, TopicDescription, TopicSpec};
 
 use super::kafka_fault;
-use crate::config::Topics;
+use crate::config::Config;
 use crate::error::{Code, Fault};
 use crate::position::checkpoint::{Table, TopicRecord};
 use crate::route::{Topic, TopicLimits};
@@ -70,10 +70,10 @@ fn same(name: &str, record: &TopicRecord, described: Option<&TopicDescription>) 
 }
 
 /// A topic that no checkpoint records: as it is, or created.
-pub(crate) async fn resolve(cluster: &Cluster, settings: &Topics, name: &str) -> Result<Topic, Fault> {
+pub(crate) async fn resolve(cluster: &Cluster, config: &Config, name: &str) -> Result<Topic, Fault> {
     let described = match describe(cluster, name).await? {
         Some(described) => described,
-        None if settings.create => create(cluster, settings, name).await?,
+        None if config.kafka.topics.create => create(cluster, spec(config, name)).await?,
         None => {
             return Err(Fault::new(Code::TopicMissing, format!("topic {name} does not exist")).hint(
                 format!(
@@ -92,13 +92,22 @@ pub(crate) async fn resolve(cluster: &Cluster, settings: &Topics, name: &str) ->
     })
 }
 
-async fn create(cluster: &Cluster, settings: &Topics, name: &str) -> Result<TopicDescription, Fault> {
-    let spec = TopicSpec {
+/// How a missing topic is created. Dead letters are one order of records, and kept until a person
+/// deletes them: some rows exist nowhere else.
+pub(crate) fn spec(config: &Config, name: &str) -> TopicSpec {
+    let letters = name == config.dead_letter_topic();
+    let kept = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+    let kept = kept.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    TopicSpec {
         name: name.to_owned(),
-        partitions: settings.partitions,
-        replication_factor: settings.replication_factor,
-        configs: Vec::new(),
-    };
+        partitions: if letters { 1 } else { config.kafka.topics.partitions },
+        replication_factor: config.kafka.topics.replication_factor,
+        configs: if letters { kept.into() } else { Vec::new() },
+    }
+}
+
+async fn create(cluster: &Cluster, spec: TopicSpec) -> Result<TopicDescription, Fault> {
+    let name = spec.name.as_str();
     let attempt = format!("cannot create topic {name}");
     let failed = |error: &pillarbox_kafka::Error| {
         let fault = kafka_fault(error, &attempt);

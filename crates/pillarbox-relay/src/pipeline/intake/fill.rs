@@ -12,6 +12,7 @@ use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::{Epoch, Position, Sequence};
 
 use super::fault::{append_fault, route_fault, too_large_fault};
+use super::letters::{Letters, Replayed};
 use super::record::{RecordTime, Texts, headers, record_time};
 use super::{CommittedSet, Now, SETS_MAX, SealedSet, SetEnd, Taken};
 use crate::batch::{BatchSet, POOL_BYTES_MAX, Record};
@@ -43,15 +44,15 @@ pub(super) struct Open {
 
 /// What happens to events once they are read: everything behind the outbox stage.
 pub(super) struct Fill {
-    pipeline: String,
-    epoch: Epoch,
+    pub(super) pipeline: String,
+    pub(super) epoch: Epoch,
     limits: Limits,
     /// The transaction that the checkpoint ends inside of, and the parts of it that are published.
     resumed: Option<(Lsn, u32)>,
     header_names: Vec<Vec<String>>,
     pub(super) router: Router,
     topic_refs: Vec<Arc<TopicRef>>,
-    sequences: Vec<u64>,
+    pub(super) sequences: Vec<u64>,
     pub(super) set: BatchSet,
     transactions: usize,
     /// When the oldest unsealed thing came in.
@@ -67,7 +68,8 @@ pub(super) struct Fill {
     pacer: Pacer,
     pub(super) heat: Heat,
     pub(super) ledger: Ledger,
-    texts: Texts,
+    pub(super) texts: Texts,
+    pub(super) letters: Letters,
     pub(super) retimed: u64,
 }
 
@@ -99,6 +101,7 @@ impl Fill {
             heat: Heat::default(),
             ledger: Ledger::new(position.resume_lsn, now.monotonic),
             texts: Texts::default(),
+            letters: Letters::new(config),
             retimed: 0,
         };
         topics.into_iter().for_each(|topic| fill.learn(topic));
@@ -183,6 +186,7 @@ impl Fill {
         transaction: Transaction,
         index: u32,
         relation: &Description,
+        replayed: Option<Replayed<'_>>,
         now: Now,
     ) -> Result<Taken, Fault> {
         let to = match self.router.route(event, transaction.commit_lsn) {
@@ -196,6 +200,7 @@ impl Fill {
         let sequence = Sequence(self.sequences[to.slot] + 1);
         let position = Position { epoch: self.epoch, commit_lsn: transaction.commit_lsn, index };
         self.texts.write(&self.pipeline, position, sequence, open.parts + 1, time);
+        self.texts.origin(replayed.map(|replayed| replayed.letter));
         let names = &self.header_names[event.outbox];
         let (headers, count) = headers(event, names, &self.texts);
         let record = Record {
@@ -208,10 +213,12 @@ impl Fill {
             let topic = &self.router.topics()[to.topic.0].name;
             too_large_fault(topic, batch_bytes, limits.batch_bytes_max, relation, transaction, index)
         })?;
-        if self.splits(open, bytes) {
+        // What belongs to it in the same set.
+        let whole = bytes + replayed.map_or(0, |replayed| replayed.verdict_bytes);
+        if self.splits(open, whole) {
             return Ok(self.split(now));
         }
-        if !self.has_room(bytes) {
+        if !self.has_room(whole) {
             return Ok(Taken::NeedsRoom);
         }
         self.set
@@ -304,7 +311,9 @@ impl Fill {
     }
 
     pub(super) fn seal(&mut self, end: SetEnd, now: Now) {
-        let (events, bytes) = (self.set.events(), self.set.bytes());
+        let events = self.set.events() - std::mem::take(&mut self.letters.records_in_set);
+        let bytes = self.set.bytes();
+        let dead_letters = std::mem::take(&mut self.letters.in_set);
         let buckets = self.touched_buckets();
         let mut topics: Vec<(String, TopicRecord)> = Vec::new();
         let mut batches = Vec::new();
@@ -319,7 +328,7 @@ impl Fill {
         }
         let delta = Delta { topics, buckets };
         let transactions = std::mem::take(&mut self.transactions);
-        self.ready.push(SealedSet { batches, end, delta, events, transactions, bytes });
+        self.ready.push(SealedSet { batches, end, delta, events, dead_letters, transactions, bytes });
         self.sealed += 1;
         self.sealed_bytes += bytes;
         self.since = None;

@@ -13,6 +13,7 @@ pub(super) struct Texts {
     pub(super) position: Vec<u8>,
     pub(super) part: Vec<u8>,
     pub(super) time: Vec<u8>,
+    pub(super) origin: Vec<u8>,
 }
 
 impl Texts {
@@ -36,6 +37,12 @@ impl Texts {
             self.time.extend_from_slice(commit_ms.to_string().as_bytes());
         }
     }
+
+    /// Where a replayed event stood first.
+    pub(super) fn origin(&mut self, letter: Option<&str>) {
+        self.origin.clear();
+        self.origin.extend_from_slice(letter.unwrap_or_default().as_bytes());
+    }
 }
 
 /// Headers of one record: `id`, the configured columns, then Pillarbox's own.
@@ -43,8 +50,8 @@ pub(super) fn headers<'a>(
     event: &Event<'a>,
     names: &'a [String],
     texts: &'a Texts,
-) -> ([Header<'a>; HEADERS_MAX + 4], usize) {
-    let mut headers = [Header { name: "", value: None }; HEADERS_MAX + 4];
+) -> ([Header<'a>; HEADERS_MAX + 5], usize) {
+    let mut headers = [Header { name: "", value: None }; HEADERS_MAX + 5];
     headers[0] = Header { name: header::ID, value: Some(event.id) };
     let mut count = 1;
     for (name, value) in names.iter().zip(event.headers) {
@@ -53,7 +60,9 @@ pub(super) fn headers<'a>(
     }
     headers[count] = Header { name: header::PB_POS, value: Some(&texts.position) };
     count += 1;
-    for (name, text) in [(header::PB_PART, &texts.part), (header::PB_TS, &texts.time)] {
+    for (name, text) in
+        [(header::PB_PART, &texts.part), (header::PB_TS, &texts.time), (header::PB_ORIG_POS, &texts.origin)]
+    {
         if !text.is_empty() {
             headers[count] = Header { name, value: Some(text) };
             count += 1;

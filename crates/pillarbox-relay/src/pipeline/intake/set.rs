@@ -55,6 +55,8 @@ pub struct SealedSet {
     pub delta: Delta,
     /// Events in it.
     pub events: usize,
+    /// Rows in it that went to dead letters.
+    pub dead_letters: usize,
     /// Source transactions that ended in it with events.
     pub transactions: usize,
     /// Record bytes in it.

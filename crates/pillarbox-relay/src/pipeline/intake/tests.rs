@@ -1,5 +1,7 @@
 //! Streams by hand: what is sealed, where it ends, and what a restart does with the rest.
 
+mod letters;
+
 use std::time::Duration;
 
 use pillarbox_wire::lsn::{Lsn, PgTimestamp};

@@ -1,0 +1,313 @@
+//! Rows that can never be published, and the orders of those who look after them: what `dead_letters`
+//! is about, as far as it goes through the stream.
+//!
+//! | comes | goes into the set |
+//! | --- | --- |
+//! | a row that is refused, its table says `dead_letter` | the letter, all its chunks |
+//! | an order to replay | the event and a verdict; refused again, the verdict alone |
+//! | an order to discard | a verdict |
+//! | an order to flush | nothing; the set is sealed at the boundary |
+//!
+//! What belongs together goes into one set, so into one Kafka transaction with the checkpoint.
+//! Pure.
+
+use pillarbox_wire::header;
+use pillarbox_wire::pgoutput::Column;
+use pillarbox_wire::position::{Position, Sequence};
+use pillarbox_wire::record_batch::{BATCH_HEADER_LEN, Header};
+
+use super::fault::outbox_fault;
+use super::fill::Fill;
+use super::record::{RecordTime, record_time};
+use super::{Now, Taken};
+use crate::batch::{BatchSet, Record};
+use crate::config::{Config, OnError, Outbox};
+use crate::dead_letters::letter::{Head, VERDICT_BYTES_MAX, Verdict, cause};
+use crate::dead_letters::order::Order;
+use crate::decode::{Note, Row, Transaction};
+use crate::error::{Class, Code, Fault};
+use crate::outbox::Extractor;
+use crate::route::{Destination, TopicLimits};
+
+/// A letter's record is at most this large even where the topic takes more.
+const CHUNK_BATCH_BYTES_MAX: usize = 1 << 20;
+/// A chunk smaller than this is not worth a record.
+const CHUNK_BYTES_MIN: usize = 256;
+/// What length fields of a record may add once its value is known, and digits of a chunk's number.
+const SLACK_BYTES: usize = 48;
+
+/// Rows that went to dead letters, and orders that came to nothing, since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LettersSeen {
+    /// Rows.
+    pub letters: u64,
+    /// Why the last of them did.
+    pub last: Option<Fault>,
+    /// Orders that could not be understood.
+    pub strange: u64,
+}
+
+/// What the filling set has to do with dead letters.
+pub(super) struct Letters {
+    topic: String,
+    /// The tables whose rows may become letters.
+    outboxes: Vec<Outbox>,
+    pub(super) seen: LettersSeen,
+    /// Letters in the filling set.
+    pub(super) in_set: usize,
+    /// Their records and those of verdicts, which are no events.
+    pub(super) records_in_set: usize,
+}
+
+impl Letters {
+    pub(super) fn new(config: &Config) -> Self {
+        let outboxes = config.outbox.iter().filter(|outbox| outbox.on_error == OnError::DeadLetter);
+        Self {
+            topic: config.dead_letter_topic(),
+            outboxes: outboxes.cloned().collect(),
+            seen: LettersSeen::default(),
+            in_set: 0,
+            records_in_set: 0,
+        }
+    }
+
+    fn outbox(&self, row: &Row<'_>) -> Option<&Outbox> {
+        let (schema, name) = (&row.relation.schema, &row.relation.name);
+        self.outboxes.iter().find(|outbox| outbox.table.schema == *schema && outbox.table.name == *name)
+    }
+}
+
+/// Where a record of a letter goes, and what is the same for all records of one change.
+#[derive(Clone, Copy)]
+struct Desk {
+    to: Destination,
+    limits: TopicLimits,
+    position: Position,
+    time: RecordTime,
+}
+
+/// An order's verdict, before it is written.
+struct Sentence<'a> {
+    letter: &'a str,
+    verdict: Verdict,
+    fault: Option<&'a Fault>,
+}
+
+impl Fill {
+    /// A row was refused: a letter, or the fault where its table stops the pipeline.
+    pub(super) fn refuse(&mut self, row: &Row<'_>, fault: Fault, now: Now) -> Result<Taken, Fault> {
+        let Some(outbox) = self.letters.outbox(row).filter(|_| fault.class() == Class::Reject) else {
+            return Err(fault);
+        };
+        let head = Head::new(row, &fault, id_of(row, outbox));
+        let Some(desk) = self.desk(row.transaction, row.index, now) else { return Ok(self.needs_desk()) };
+        let bytes = row.tuple.as_bytes();
+        let (overhead, chunk_bytes) = chunk_bytes(&desk, &head)?;
+        let chunks = bytes.len().div_ceil(chunk_bytes).max(1);
+        let whole = bytes.len() + chunks * overhead;
+        let open = self.open.unwrap_or_default();
+        if self.splits(open, whole) {
+            return Ok(self.split(now));
+        }
+        if !self.has_room(whole) {
+            return Ok(Taken::NeedsRoom);
+        }
+        let mut rest = bytes;
+        for number in 1..=chunks {
+            let (chunk, tail) = rest.split_at(rest.len().min(chunk_bytes));
+            rest = tail;
+            let place = format!("{number}/{chunks}");
+            let mut headers = vec![Header { name: header::PB_CHUNK, value: Some(place.as_bytes()) }];
+            if number == 1 {
+                headers.extend(head.headers());
+            }
+            self.append_letter(&desk, &headers, Some(chunk), now)?;
+        }
+        self.letters.in_set += 1;
+        self.letters.seen.letters += 1;
+        self.letters.seen.last = Some(fault);
+        Ok(Taken::Done)
+    }
+
+    /// An order from those who look after dead letters.
+    pub(super) fn take_order(
+        &mut self,
+        extractor: &mut Extractor,
+        note: &Note<'_>,
+        now: Now,
+    ) -> Result<Taken, Fault> {
+        // Whoever may write messages could order what nobody configured.
+        if self.letters.outboxes.is_empty() && !self.router.knows(&self.letters.topic) {
+            return Ok(Taken::Done);
+        }
+        let order = match Order::parse(note.content, &self.pipeline) {
+            Ok(Some(order)) => order,
+            Ok(None) => return Ok(Taken::Done),
+            Err(_) => {
+                self.letters.seen.strange += 1;
+                return Ok(Taken::Done);
+            }
+        };
+        match order {
+            Order::Flush => {
+                self.since.get_or_insert(now.monotonic);
+                Ok(Taken::Done)
+            }
+            Order::Discard { letter } => {
+                let sentence = Sentence { letter: &letter, verdict: Verdict::Discarded, fault: None };
+                self.take_verdict(note, &sentence, now)
+            }
+            Order::Replay { letter, shape, tuple } => {
+                let relation = shape.description();
+                let Note { transaction, index, .. } = *note;
+                let row = Row { transaction, index, relation: &relation, tuple };
+                self.replay(extractor, note, &row, &letter, now)
+            }
+        }
+    }
+
+    fn replay(
+        &mut self,
+        extractor: &mut Extractor,
+        note: &Note<'_>,
+        row: &Row<'_>,
+        letter: &str,
+        now: Now,
+    ) -> Result<Taken, Fault> {
+        if self.desk(row.transaction, row.index, now).is_none() {
+            return Ok(self.needs_desk());
+        }
+        let taken = match extractor.extract_once(row) {
+            Ok(Some(event)) => {
+                let replayed = Replayed { letter, verdict_bytes: VERDICT_BYTES_MAX };
+                self.take_event(&event, row.transaction, row.index, row.relation, Some(replayed), now)
+            }
+            Ok(None) => {
+                let table = format!("{}.{}", row.relation.schema, row.relation.name);
+                let message = format!("table {table} is no outbox of this pipeline any more");
+                Err(Fault::new(Code::TableMissing, message))
+            }
+            Err(error) => Err(outbox_fault(&error, row.transaction, row.index)),
+        };
+        match &taken {
+            Ok(Taken::Done) => {
+                let sentence = Sentence { letter, verdict: Verdict::Replayed, fault: None };
+                self.write_verdict(note, &sentence, now)
+            }
+            Ok(_) => taken,
+            Err(fault) => {
+                let sentence = Sentence { letter, verdict: Verdict::Refused, fault: Some(fault) };
+                self.take_verdict(note, &sentence, now)
+            }
+        }
+    }
+
+    fn take_verdict(&mut self, note: &Note<'_>, sentence: &Sentence<'_>, now: Now) -> Result<Taken, Fault> {
+        if self.splits(self.open.unwrap_or_default(), VERDICT_BYTES_MAX) {
+            return Ok(self.split(now));
+        }
+        if !self.has_room(VERDICT_BYTES_MAX) {
+            return Ok(Taken::NeedsRoom);
+        }
+        self.write_verdict(note, sentence, now)
+    }
+
+    fn write_verdict(&mut self, note: &Note<'_>, sentence: &Sentence<'_>, now: Now) -> Result<Taken, Fault> {
+        let Some(desk) = self.desk(note.transaction, note.index, now) else { return Ok(self.needs_desk()) };
+        let text = |name, value| Header { name, value: Some(value) };
+        let mut headers = vec![
+            text(header::PB_ORIG_POS, sentence.letter.as_bytes()),
+            text(header::PB_VERDICT, sentence.verdict.word().as_bytes()),
+        ];
+        let (code, words) = sentence.fault.map(|fault| (fault.code.to_string(), cause(fault))).unzip();
+        headers.extend(code.as_ref().map(|code| text(header::PB_REASON, code.as_bytes())));
+        headers.extend(words.as_ref().map(|words| text(header::PB_CAUSE, words.as_bytes())));
+        self.append_letter(&desk, &headers, None, now)?;
+        Ok(Taken::Done)
+    }
+
+    /// Where records of the change at hand go; `None` = the topic is not known yet.
+    fn desk(&self, transaction: Transaction, index: u32, now: Now) -> Option<Desk> {
+        let to = self.router.find(&self.letters.topic)?;
+        let limits = self.router.topics()[to.topic.0].limits;
+        let time = record_time(transaction.commit_time.to_unix_millis(), now.unix_ms, &limits);
+        let position = Position { epoch: self.epoch, commit_lsn: transaction.commit_lsn, index };
+        Some(Desk { to, limits, position, time })
+    }
+
+    fn needs_desk(&self) -> Taken {
+        Taken::NeedsTopic(self.letters.topic.clone())
+    }
+
+    fn append_letter(
+        &mut self,
+        desk: &Desk,
+        own: &[Header<'_>],
+        value: Option<&[u8]>,
+        now: Now,
+    ) -> Result<(), Fault> {
+        let Desk { to, limits, position, time } = *desk;
+        let sequence = Sequence(self.sequences[to.slot] + 1);
+        self.texts.write(&self.pipeline, position, sequence, 1, time);
+        let mut headers = vec![Header { name: header::PB_POS, value: Some(&self.texts.position) }];
+        headers.extend_from_slice(own);
+        if !self.texts.time.is_empty() {
+            headers.push(Header { name: header::PB_TS, value: Some(&self.texts.time) });
+        }
+        let record = Record { timestamp_ms: time.record_ms, key: None, value, headers: &headers };
+        let bytes = BatchSet::record_bytes(&record, limits.batch_bytes_max).map_err(|_| too_small(desk))?;
+        let appended = self.set.append(to, &record, limits.batch_bytes_max);
+        appended.map_err(|error| too_small(desk).because(error))?;
+        self.took(to, sequence, position, bytes, time, now);
+        self.letters.records_in_set += 1;
+        Ok(())
+    }
+}
+
+/// An event that comes from a dead letter.
+#[derive(Clone, Copy)]
+pub(super) struct Replayed<'a> {
+    /// The letter's `pb-pos`.
+    pub(super) letter: &'a str,
+    /// What the verdict will take in the same set.
+    pub(super) verdict_bytes: usize,
+}
+
+/// What a record takes beside its chunk, and how long a chunk may be.
+fn chunk_bytes(desk: &Desk, head: &Head) -> Result<(usize, usize), Fault> {
+    let longest = [b'0'; header::PB_POS_LEN_MAX];
+    let mut headers = head.headers();
+    for name in [header::PB_POS, header::PB_CHUNK, header::PB_TS] {
+        headers.push(Header {
+            name,
+            value: Some(&longest[..if name == header::PB_POS { longest.len() } else { 0 }]),
+        });
+    }
+    let record = Record { timestamp_ms: i64::MAX, key: None, value: None, headers: &headers };
+    let empty = BatchSet::record_bytes(&record, usize::MAX).unwrap_or_default();
+    let overhead = empty + BATCH_HEADER_LEN + SLACK_BYTES;
+    let limit = desk.limits.batch_bytes_max.min(CHUNK_BATCH_BYTES_MAX);
+    match limit.checked_sub(overhead) {
+        Some(bytes) if bytes >= CHUNK_BYTES_MIN => Ok((overhead, bytes)),
+        _ => Err(too_small(desk)),
+    }
+}
+
+/// Not even a part of a letter fits.
+fn too_small(desk: &Desk) -> Fault {
+    let message = format!(
+        "the topic of dead letters takes batches of {} bytes, too small for a letter at {}",
+        desk.limits.batch_bytes_max, desk.position
+    );
+    Fault::new(Code::EventTooLarge, message)
+        .hint("raise its max.message.bytes, to 1048588 if nothing else is wanted")
+}
+
+/// The event id, for people who look for it.
+fn id_of<'a>(row: &Row<'a>, outbox: &Outbox) -> Option<&'a [u8]> {
+    let mut columns = row.relation.columns.iter().zip(row.tuple.columns());
+    match columns.find(|(column, _)| column.name == outbox.id_column)?.1 {
+        Column::Text(id) => Some(id),
+        _ => None,
+    }
+}
