@@ -6,6 +6,7 @@
 mod check;
 mod completions;
 mod config;
+mod dead_letters;
 mod dev;
 mod pause;
 mod run;
@@ -53,6 +54,9 @@ enum Command {
     Status(status::Arguments),
     /// Watch events as a read_committed consumer sees them
     Tap(tap::Arguments),
+    /// Look at rows that could not be published, replay or discard them
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// Commit what is open, then relay nothing until resumed
     Pause(pause::Arguments),
     /// Go on after a pause
@@ -96,6 +100,7 @@ impl Cli {
             Command::Check(arguments) => arguments.wants_json(),
             Command::Status(arguments) => arguments.wants_json(),
             Command::Tap(arguments) => arguments.wants_json(),
+            Command::DeadLetters(command) => command.wants_json(),
             Command::Dev(_)
             | Command::Run(_)
             | Command::Pause(_)
@@ -116,6 +121,7 @@ impl Cli {
             Command::Run(arguments) => arguments.run(),
             Command::Status(arguments) => arguments.run(),
             Command::Tap(arguments) => arguments.run(),
+            Command::DeadLetters(command) => command.run(),
             Command::Pause(arguments) => arguments.run(Verb::Pause),
             Command::Resume(arguments) => arguments.run(Verb::Resume),
             Command::Config(command) => command.run(),

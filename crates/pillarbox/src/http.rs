@@ -4,7 +4,7 @@
 //! | path | answers |
 //! | --- | --- |
 //! | `GET /livez` | 200 while the process runs; never depends on Postgres or Kafka |
-//! | `GET /readyz` | 200 when relaying, standing by or paused; 503 and the code otherwise |
+//! | `GET /readyz` | 200 when relaying, standing by or paused; 503 and the code otherwise; dead letters are a note |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /api/v1/status` | the [`Status`] as JSON |
 //! | `POST /api/v1/pause`, `/api/v1/resume` | 200 when done, a problem document otherwise |
@@ -125,6 +125,14 @@ async fn readyz(State(shared): State<Shared>) -> Response {
         text.push_str(&format!("\n{code}: {message}"));
         text.extend(cause.iter().map(|cause| format!("\ncause: {cause}")));
         text.extend(hint.iter().map(|hint| format!("\nhint: {hint}")));
+    }
+    // No reason to be taken out of service: what can be relayed is.
+    if status.dead_letters_total > 0 {
+        let rows = status.dead_letters_total;
+        text.push_str(&format!(
+            "\nnote: {}: rows that went to dead letters since the start: {rows}; see pillarbox dead-letters list",
+            Code::DeadLettered
+        ));
     }
     (code, text + "\n").into_response()
 }

@@ -57,9 +57,19 @@ fn help_and_version_are_data() {
         assert!(stdout(&output).contains("pillarbox") && output.stderr.is_empty());
     }
     let help = stdout(&desk.run(&["--help"]));
-    for command in
-        ["dev", "setup", "check", "run", "status", "tap", "pause", "resume", "config", "completions"]
-    {
+    for command in [
+        "dev",
+        "setup",
+        "check",
+        "run",
+        "status",
+        "tap",
+        "dead-letters",
+        "pause",
+        "resume",
+        "config",
+        "completions",
+    ] {
         assert!(help.contains(&format!("  {command} ")), "{command}:\n{help}");
     }
 }
@@ -123,6 +133,8 @@ fn every_command_reads_the_file_first() {
         &["setup", "--print-sql"],
         &["status"],
         &["tap"],
+        &["dead-letters", "list"],
+        &["dead-letters", "replay", "--all"],
         &["pause"],
         &["resume"],
         &["config", "show"],

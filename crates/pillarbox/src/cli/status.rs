@@ -137,9 +137,13 @@ impl Overview {
             let word = |key: &str| status[key].as_str().unwrap_or("-").to_owned();
             let number = |key: &str| status[key].as_u64().unwrap_or_default();
             format!(
-                "{}, {} events, confirmed {} of {}, {} behind",
+                "{}, {} events, {}confirmed {} of {}, {} behind",
                 word("state"),
                 number("events_total"),
+                match number("dead_letters_total") {
+                    0 => String::new(),
+                    letters => format!("{letters} dead letters, "),
+                },
                 word("confirmed_lsn"),
                 word("server_lsn"),
                 size(number("lag_bytes").try_into().ok()),

@@ -101,7 +101,11 @@ impl Arguments {
             return Ok(self.topic.iter().cloned().collect());
         }
         match sink::read_checkpoint(cluster, config).await? {
-            Some(table) => Ok(table.topics.into_keys().collect()),
+            // Dead letters are no events.
+            Some(mut table) => {
+                table.topics.remove(&config.dead_letter_topic());
+                Ok(table.topics.into_keys().collect())
+            }
             None => Err(Fault::new(
                 Code::CheckpointMissing,
                 format!("topic {} holds no checkpoint", config.checkpoint_topic()),

@@ -1,6 +1,6 @@
 //! The `outbox` section: one table or a list of them.
 
-use pillarbox_relay::config::{HeaderColumn, Outbox, TableName, TopicTemplate};
+use pillarbox_relay::config::{HeaderColumn, OnError, Outbox, TableName, TopicTemplate};
 use pillarbox_relay::error::Code;
 
 use super::problem::Problem;
@@ -60,9 +60,17 @@ fn table(context: &Context<'_>, path: &str, node: &Node) -> Option<Outbox> {
     outbox.topic = template.unwrap_or(outbox.topic);
     outbox.headers = headers(context, &section);
     section.unsupported("key_format", &["text"], "remove it, or write `key_format: text`");
-    section.unsupported("on_error", &["stop"], "remove it, or write `on_error: stop`");
+    outbox.on_error = section.parse("on_error", on_error).unwrap_or(outbox.on_error);
     section.finish();
     name.map(|_| outbox)
+}
+
+fn on_error(text: &str) -> Result<OnError, String> {
+    match text {
+        "stop" => Ok(OnError::Stop),
+        "dead_letter" => Ok(OnError::DeadLetter),
+        _ => Err("expected stop or dead_letter".to_owned()),
+    }
 }
 
 fn columns(section: &Section<'_>, outbox: &mut Outbox) {

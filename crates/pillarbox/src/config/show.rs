@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use pillarbox_relay::config::{Outbox, Postgres};
+use pillarbox_relay::config::{OnError, Outbox, Postgres};
 use serde_json::{Value, json};
 
 use super::Loaded;
@@ -63,7 +63,10 @@ fn outbox(outbox: &Outbox) -> Value {
         "topic": outbox.topic.to_string(),
         "headers": headers,
         "key_format": "text",
-        "on_error": "stop",
+        "on_error": match outbox.on_error {
+            OnError::Stop => "stop",
+            OnError::DeadLetter => "dead_letter",
+        },
     })
 }
 

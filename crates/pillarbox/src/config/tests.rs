@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pillarbox_relay::config::OnError;
+
 use super::*;
 use crate::report::problems_for_test;
 
@@ -64,7 +66,7 @@ outbox:
     topic: "shop.{kind}"
     headers: [ { column: type, name: eventType }, { column: tenant } ]
     key_format: text
-    on_error: stop
+    on_error: dead_letter
   - table: '"My Shop".outbox'
 http: { listen: off }
 "#;
@@ -80,6 +82,8 @@ http: { listen: off }
     let outbox = &config.outbox[0];
     assert_eq!((outbox.id_column.as_str(), outbox.key_column.as_str()), ("event_id", "k"));
     assert_eq!(outbox.headers[1].name, "tenant");
+    let on_error = [outbox.on_error, config.outbox[1].on_error];
+    assert_eq!(on_error, [OnError::DeadLetter, OnError::Stop], "each table has its own; stop is the default");
     assert_eq!(config.outbox[1].table.to_string(), "My Shop.outbox");
     assert_eq!(loaded.listen, None);
 }
@@ -88,7 +92,7 @@ http: { listen: off }
 fn what_is_shown_reads_back_the_same() {
     let source = "pipeline: orders\npostgres: { url: \"postgres://u%40x:hunter2@[::1]/a%20b\" }\n\
         kafka: { brokers: [\"k:1\"], transaction: { ids: 2 } }\n\
-        outbox: { table: '\"a.b\".c', headers: [ { column: type } ] }\n";
+        outbox: { table: '\"a.b\".c', on_error: dead_letter, headers: [ { column: type } ] }\n";
     let loaded = ok(source);
     let yaml = serde_saphyr::to_string(&show::shown(&loaded)).unwrap();
     assert!(!yaml.contains("hunter2") && yaml.contains("***"), "{yaml}");
@@ -155,7 +159,6 @@ fn options_of_later_versions_are_recognised() {
         ("kafka: { brokers: [\"k:1\"], compression: zstd }", "kafka.compression"),
         ("postgres: { url: \"postgres://u@h\", tls: { mode: verify-full } }", "postgres.tls"),
         ("messages: { prefix: outbox }", "messages"),
-        ("outbox: { table: t, on_error: dead_letter }", "outbox.on_error"),
         ("outbox: { table: t, key_format: json }", "outbox.key_format"),
     ] {
         let key = extra.split(':').next().unwrap();

@@ -21,6 +21,7 @@ pub(crate) const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Recorded by the engine; described here, where their readers are.
 const RECORDED: &[(&str, Unit, &str)] = &[
     ("pillarbox_events_total", Unit::Count, "Events committed to Kafka"),
+    ("pillarbox_dead_letters_total", Unit::Count, "Rows committed to dead letters"),
     ("pillarbox_transactions_total", Unit::Count, "Source transactions with events committed to Kafka"),
     ("pillarbox_kafka_commits_total", Unit::Count, "Kafka transactions committed"),
     ("pillarbox_kafka_commit_seconds", Unit::Seconds, "From handing events to Kafka to their commit"),

@@ -68,6 +68,17 @@ async fn health_follows_the_status() {
 }
 
 #[tokio::test]
+async fn dead_letters_are_a_note() {
+    let interface = start().await;
+    let mut status = Status::clone(&interface.status.borrow());
+    (status.state, status.dead_letters_total) = (Life::Streaming, 2);
+    interface.status.send_replace(Arc::new(status));
+    let (code, text) = interface.get("/readyz").await;
+    assert_eq!(code, 200);
+    assert!(text.starts_with("streaming\nnote: PB-4030: ") && text.contains("start: 2;"), "{text}");
+}
+
+#[tokio::test]
 async fn status_and_metrics() {
     let interface = start().await;
     interface.set(Life::Streaming, None);
