@@ -11,7 +11,9 @@ use std::time::Duration;
 
 pub use pillarbox_wire::topic::PipelineName;
 
-pub use self::outbox::{HeaderColumn, Outbox, TableName};
+pub use self::outbox::{
+    EnvelopeColumn, Format, HEADERS_MAX, HeaderColumn, Missing, Outbox, TRACE_HEADERS, TableName,
+};
 pub use self::topic::{TopicPart, TopicTemplate, TopicTemplateError};
 
 /// A secret that never shows itself in logs or errors.
@@ -141,14 +143,8 @@ impl Config {
     /// A fingerprint of everything that decides routing: FNV-1a over a canonical text, 16 hex
     /// digits. A change inside a split transaction halts; at a boundary it is only recorded.
     pub fn generation(&self) -> String {
-        let mut text = String::new();
-        for outbox in &self.outbox {
-            text.push_str(&format!(
-                "{:?} {:?} {:?} {:?} {:?}",
-                outbox.table, outbox.key_column, outbox.payload_column, outbox.id_column, outbox.topic
-            ));
-            text.push_str(&format!("{:?}\n", outbox.headers));
-        }
+        // All of a table's settings, so that none can be forgotten here.
+        let text: String = self.outbox.iter().map(|outbox| format!("{outbox:?}\n")).collect();
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });

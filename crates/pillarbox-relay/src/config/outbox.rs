@@ -6,6 +6,12 @@ use std::fmt;
 
 use super::topic::TopicTemplate;
 
+/// Columns that may become headers, per table; the relay reads them without allocating.
+pub const HEADERS_MAX: usize = 16;
+
+/// Headers of a propagated trace, in their order behind the configured ones.
+pub const TRACE_HEADERS: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+
 /// A table name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TableName {
@@ -30,12 +36,28 @@ pub struct Outbox {
     pub id_column: String,
     /// Column with the record key; NULL = no key.
     pub key_column: String,
+    /// Column with the event's type. As with Debezium nothing reads it, unless it is placed; `setup`
+    /// creates it.
+    pub type_column: String,
     /// Column with the record value; NULL = null value.
     pub payload_column: String,
+    /// Column with the record's time; absent or NULL = the commit time.
+    pub timestamp_column: Option<String>,
+    /// Column with the version of the payload's schema: it must be there, and JSON without schemas
+    /// has no place for it.
+    pub version_column: Option<String>,
     /// The topic of a row.
     pub topic: TopicTemplate,
     /// Columns that become headers, in this order after `id`.
     pub headers: Vec<HeaderColumn>,
+    /// Columns that stand beside the payload in the value, in this order.
+    pub envelope: Vec<EnvelopeColumn>,
+    /// Column with the record's partition; NULL = by key.
+    pub partition_column: Option<String>,
+    /// What happens when the stream lacks a column of `headers`, `envelope` or `partition_column`.
+    pub missing: Missing,
+    /// How values are written. An envelope is JSON.
+    pub value_format: Format,
 }
 
 /// A column that becomes a header.
@@ -47,6 +69,35 @@ pub struct HeaderColumn {
     pub name: String,
 }
 
+/// A column that becomes a field of the value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvelopeColumn {
+    /// The column.
+    pub column: String,
+    /// The field's name.
+    pub name: String,
+}
+
+/// What happens when a placed column is not in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Missing {
+    /// The pipeline halts.
+    #[default]
+    Stop,
+    /// The placement is left out.
+    Ignore,
+}
+
+/// How a key or a value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// The column's text, bytea its bytes.
+    #[default]
+    Text,
+    /// JSON as Connect's JsonConverter writes it without schemas.
+    Json,
+}
+
 impl Outbox {
     /// Debezium's outbox table and record, so that its consumers notice nothing.
     pub fn debezium(table: TableName) -> Self {
@@ -54,9 +105,16 @@ impl Outbox {
             table,
             id_column: "id".into(),
             key_column: "aggregateid".into(),
+            type_column: "type".into(),
             payload_column: "payload".into(),
+            timestamp_column: None,
+            version_column: None,
             topic: TopicTemplate::parse("outbox.event.{aggregatetype}").expect("a legal template"),
             headers: Vec::new(),
+            envelope: Vec::new(),
+            partition_column: None,
+            missing: Missing::default(),
+            value_format: Format::default(),
         }
     }
 }

@@ -96,6 +96,8 @@ pub struct ColumnDescription {
     pub name: String,
     /// The type's oid.
     pub type_oid: Oid,
+    /// What the type takes in parentheses, such as the precision of a timestamp; -1 for none.
+    pub type_modifier: i32,
 }
 
 /// A stream that cannot be understood.
@@ -225,7 +227,11 @@ impl Decoder {
     fn describe(&mut self, relation: &pgoutput::Relation<'_>) {
         let columns = relation
             .columns()
-            .map(|column| ColumnDescription { name: column.name.to_owned(), type_oid: column.type_oid })
+            .map(|column| ColumnDescription {
+                name: column.name.to_owned(),
+                type_oid: column.type_oid,
+                type_modifier: column.type_modifier,
+            })
             .collect();
         let description = Description {
             number: self.described,

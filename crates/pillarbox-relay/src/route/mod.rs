@@ -76,6 +76,16 @@ pub enum RouteError {
     /// Kafka does not allow the name. It is data, so it is not quoted.
     #[error("the topic name is not legal: {0}")]
     IllegalName(String),
+    /// The row asks for a partition that the topic does not have.
+    #[error("the row asks for partition {asked}, topic `{topic}` has {partitions}")]
+    NoSuchPartition {
+        /// The topic.
+        topic: String,
+        /// Its pinned partition count.
+        partitions: u32,
+        /// What the row asks for.
+        asked: u32,
+    },
     /// Compaction needs a key.
     #[error("topic `{0}` is compacted, but the event has no key")]
     KeylessCompacted(String),
@@ -140,10 +150,14 @@ impl Router {
             return Err(self.unknown());
         };
         let Topic { partitions, first_slot, limits, ref name, .. } = self.topics[topic.0];
-        let partition = match event.key {
-            Some(key) => partition_for_key(key, partitions),
-            None if limits.compacted => return Err(RouteError::KeylessCompacted(name.clone())),
-            None => partition_for_lsn(commit_lsn, partitions),
+        let partition = match (event.partition, event.key) {
+            (_, None) if limits.compacted => return Err(RouteError::KeylessCompacted(name.clone())),
+            (Some(asked), _) if asked >= partitions => {
+                return Err(RouteError::NoSuchPartition { topic: name.clone(), partitions, asked });
+            }
+            (Some(asked), _) => PartitionId(asked),
+            (None, Some(key)) => partition_for_key(key, partitions),
+            (None, None) => partition_for_lsn(commit_lsn, partitions),
         };
         Ok(Destination { topic, partition, slot: (first_slot + partition.0) as usize })
     }
@@ -189,7 +203,17 @@ mod tests {
     fn event<'a>(kind: Option<&'a [u8]>, key: Option<&'a [u8]>) -> Event<'a> {
         let mut topic_values = [None; TOPIC_PARTS_MAX];
         topic_values[1] = kind;
-        Event { outbox: 0, id: b"1", key, payload: None, topic_values, headers: Default::default() }
+        Event {
+            outbox: 0,
+            id: b"1",
+            key,
+            payload: None,
+            topic_values,
+            headers: Default::default(),
+            headers_absent: 0,
+            partition: None,
+            time_ms: None,
+        }
     }
 
     fn router() -> Router {
@@ -211,6 +235,15 @@ mod tests {
     fn slots_follow_the_topic() {
         let to = router().route(&event(Some(b"c"), Some(b"k")), Lsn(8)).unwrap();
         assert_eq!(to.slot, 8 + to.partition.0 as usize);
+    }
+
+    #[test]
+    fn a_row_may_ask_for_its_partition() {
+        let asked = |partition| Event { partition, ..event(Some(b"a"), Some(b"foobar")) };
+        let to = router().route(&asked(Some(7)), Lsn(8)).unwrap();
+        assert_eq!((to.partition, to.slot), (PartitionId(7), 7));
+        let none = RouteError::NoSuchPartition { topic: "t.a".into(), partitions: 8, asked: 8 };
+        assert_eq!(router().route(&asked(Some(8)), Lsn(8)), Err(none));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The `outbox` section: one table or a list of them.
 
-use pillarbox_relay::config::{HeaderColumn, Outbox, TableName, TopicTemplate};
+use pillarbox_relay::config::{
+    EnvelopeColumn, Format, HEADERS_MAX, HeaderColumn, Missing, Outbox, TableName, TopicTemplate,
+};
 use pillarbox_relay::error::Code;
 
 use super::problem::Problem;
@@ -9,6 +11,9 @@ use super::tree::{Node, Value};
 
 /// Headers that Pillarbox writes itself.
 const RESERVED_HEADERS: &[&str] = &["id", "pb-pos", "pb-part", "pb-ts", "pb-orig-pos"];
+
+/// The field of an envelope that holds the payload.
+const PAYLOAD_FIELD: &str = "payload";
 
 /// Most outbox tables of a pipeline: each costs a look-up per relation message; more than this is
 /// a generated file gone wrong.
@@ -59,42 +64,94 @@ fn table(context: &Context<'_>, path: &str, node: &Node) -> Option<Outbox> {
         section.parse("topic", |text| TopicTemplate::parse(text).map_err(|error| error.to_string()));
     outbox.topic = template.unwrap_or(outbox.topic);
     outbox.headers = headers(context, &section);
+    outbox.envelope = envelope(context, &section);
+    outbox.partition_column = section.parse("partition", column_name);
+    outbox.missing = section.choice("missing_columns", MISSING).unwrap_or_default();
+    value(&section, &mut outbox);
     section.unsupported("key_format", &["text"], "remove it, or write `key_format: text`");
     section.unsupported("on_error", &["stop"], "remove it, or write `on_error: stop`");
     section.finish();
     name.map(|_| outbox)
 }
 
+/// The words of the options that have only some.
+pub(super) const FORMAT: &[(&str, Format)] = &[("text", Format::Text), ("json", Format::Json)];
+pub(super) const MISSING: &[(&str, Missing)] = &[("stop", Missing::Stop), ("ignore", Missing::Ignore)];
+
 fn columns(section: &Section<'_>, outbox: &mut Outbox) {
     let Some(columns) = section.section("columns") else { return };
     for (key, column) in [
         ("id", &mut outbox.id_column),
         ("key", &mut outbox.key_column),
+        ("type", &mut outbox.type_column),
         ("payload", &mut outbox.payload_column),
     ] {
         if let Some(name) = columns.parse(key, column_name) {
             *column = name;
         }
     }
+    outbox.timestamp_column = columns.parse("timestamp", column_name);
+    outbox.version_column = columns.parse("schema_version", column_name);
     columns.finish();
 }
 
+/// How the value is written: an envelope is JSON, and says so by being there.
+fn value(section: &Section<'_>, outbox: &mut Outbox) {
+    let needs_json = !outbox.envelope.is_empty();
+    let format = section.choice("value_format", FORMAT);
+    outbox.value_format = format.unwrap_or(if needs_json { Format::Json } else { Format::Text });
+    if needs_json && outbox.value_format == Format::Text {
+        let message = "an envelope is JSON".to_owned();
+        section.wrong("value_format", message, "write `value_format: json`, or remove it");
+    }
+}
+
 fn headers(context: &Context<'_>, section: &Section<'_>) -> Vec<HeaderColumn> {
-    let Some(node) = section.node("headers") else { return Vec::new() };
-    let option = section.option("headers");
+    let hint = "write headers: [{ column: type, name: eventType }]";
+    let read = placements(context, section, "headers", hint, header_name);
+    if read.len() > HEADERS_MAX {
+        let message = format!("at most {HEADERS_MAX} columns become headers, found {}", read.len());
+        section.wrong("headers", message, "place fewer columns");
+    }
+    read.into_iter().map(|(column, name)| HeaderColumn { column, name }).collect()
+}
+
+fn envelope(context: &Context<'_>, section: &Section<'_>) -> Vec<EnvelopeColumn> {
+    let hint = "write envelope: [{ column: type, name: eventType }]";
+    let read = placements(context, section, "envelope", hint, column_name);
+    let mut seen = vec![PAYLOAD_FIELD];
+    for (_, name) in &read {
+        if seen.contains(&name.as_str()) {
+            let message = format!("the envelope has two fields `{name}`");
+            section.wrong("envelope", message, "give one of them another name");
+        }
+        seen.push(name);
+    }
+    read.into_iter().map(|(column, name)| EnvelopeColumn { column, name }).collect()
+}
+
+/// A list of columns with the names they get.
+fn placements(
+    context: &Context<'_>,
+    section: &Section<'_>,
+    key: &'static str,
+    hint: &str,
+    parse: fn(&str) -> Result<String, String>,
+) -> Vec<(String, String)> {
+    let Some(node) = section.node(key) else { return Vec::new() };
+    let option = section.option(key);
     let Value::List(items) = &node.value else {
         let message = format!("{option} must be a list, found {}", node.value.kind());
-        let hint = "write headers: [{ column: type, name: eventType }]";
         context.report(Problem::new(Code::ConfigValue, option, message).at(Some(node.place)).hint(hint));
         return Vec::new();
     };
     let read = items.iter().enumerate().filter_map(|(n, item)| {
         let section = Section::open(context, &format!("{option}[{n}]"), item)?;
-        let column = section.required("column", "name the column that becomes a header");
-        let name = section.parse("name", header_name);
+        let column = section.required("column", "name the column that is placed");
+        let name = section.parse("name", parse);
         section.finish();
         let column = column?.text;
-        Some(HeaderColumn { name: name.unwrap_or_else(|| column.clone()), column })
+        Some((column.clone(), name.unwrap_or(column)))
     });
     read.collect()
 }

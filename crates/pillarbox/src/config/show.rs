@@ -6,6 +6,7 @@ use pillarbox_relay::config::{Outbox, Postgres};
 use serde_json::{Value, json};
 
 use super::Loaded;
+use super::outbox::{FORMAT, MISSING};
 
 /// What stands where a secret is.
 const BLANK: &str = "***";
@@ -51,20 +52,41 @@ fn listen(address: Option<SocketAddr>) -> String {
 }
 
 fn outbox(outbox: &Outbox) -> Value {
-    let headers: Vec<Value> =
-        outbox.headers.iter().map(|header| json!({ "column": header.column, "name": header.name })).collect();
-    json!({
+    let placed = |column: &str, name: &str| json!({ "column": column, "name": name });
+    let headers: Vec<Value> = outbox.headers.iter().map(|h| placed(&h.column, &h.name)).collect();
+    let envelope: Vec<Value> = outbox.envelope.iter().map(|f| placed(&f.column, &f.name)).collect();
+    let mut columns = json!({
+        "id": outbox.id_column,
+        "key": outbox.key_column,
+        "type": outbox.type_column,
+        "payload": outbox.payload_column,
+    });
+    insert(&mut columns, "timestamp", &outbox.timestamp_column);
+    insert(&mut columns, "schema_version", &outbox.version_column);
+    let mut shown = json!({
         "table": table(&outbox.table.schema, &outbox.table.name),
-        "columns": {
-            "id": outbox.id_column,
-            "key": outbox.key_column,
-            "payload": outbox.payload_column,
-        },
+        "columns": columns,
         "topic": outbox.topic.to_string(),
         "headers": headers,
+        "envelope": envelope,
+        "missing_columns": word(MISSING, outbox.missing),
+        "value_format": word(FORMAT, outbox.value_format),
         "key_format": "text",
         "on_error": "stop",
-    })
+    });
+    insert(&mut shown, "partition", &outbox.partition_column);
+    shown
+}
+
+/// An option without default appears where it is set.
+fn insert(map: &mut Value, key: &str, value: &Option<String>) {
+    if let Some(value) = value {
+        map[key] = json!(value);
+    }
+}
+
+fn word<T: PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    words.iter().find(|(_, candidate)| *candidate == value).expect("every value has its word").0
 }
 
 /// `schema.table`, quoted where a reader of the file needs it.

@@ -88,7 +88,8 @@ http: { listen: off }
 fn what_is_shown_reads_back_the_same() {
     let source = "pipeline: orders\npostgres: { url: \"postgres://u%40x:hunter2@[::1]/a%20b\" }\n\
         kafka: { brokers: [\"k:1\"], transaction: { ids: 2 } }\n\
-        outbox: { table: '\"a.b\".c', headers: [ { column: type } ] }\n";
+        outbox: { table: '\"a.b\".c', headers: [ { column: type } ], envelope: [ { column: a, name: b } ],\n  \
+          columns: { type: t, timestamp: at, schema_version: v }, partition: p, missing_columns: ignore }\n";
     let loaded = ok(source);
     let yaml = serde_saphyr::to_string(&show::shown(&loaded)).unwrap();
     assert!(!yaml.contains("hunter2") && yaml.contains("***"), "{yaml}");
@@ -97,6 +98,28 @@ fn what_is_shown_reads_back_the_same() {
     let mut loaded = loaded;
     loaded.config.postgres.password = None;
     assert_eq!(format!("{again:?}"), format!("{loaded:?}"));
+}
+
+#[test]
+fn options_of_the_outbox_that_do_not_fit() {
+    let many: String = (0..17).map(|n| format!("{{ column: c{n} }},")).collect();
+    for (options, message) in [
+        ("value_format: xml".to_owned(), "outbox.value_format: expected text or json, found `xml`"),
+        (
+            "value_format: text, envelope: [ { column: a } ]".to_owned(),
+            "outbox.value_format: an envelope is JSON",
+        ),
+        (
+            "envelope: [ { column: a, name: payload } ]".to_owned(),
+            "outbox.envelope: the envelope has two fields `payload`",
+        ),
+        ("envelope: [ { name: a } ]".to_owned(), "outbox.envelope[0].column is missing"),
+        ("missing_columns: 1".to_owned(), "outbox.missing_columns: expected stop or ignore, found `1`"),
+        (format!("headers: [ {many} ]"), "outbox.headers: at most 16 columns become headers, found 17"),
+    ] {
+        let text = refused(&SMALLEST.replace("public.outbox", &format!("public.outbox, {options}")));
+        assert!(text.contains(&format!("error[PB-0003]: {message}")), "{text}");
+    }
 }
 
 #[test]

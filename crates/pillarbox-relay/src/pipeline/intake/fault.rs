@@ -40,6 +40,9 @@ pub(super) fn route_fault(
         RouteError::KeylessCompacted(_) => {
             (Code::KeylessCompacted, "give the rows a key, or set the topic's cleanup.policy to delete")
         }
+        RouteError::NoSuchPartition { .. } => {
+            (Code::BadValue, "correct the writer, or leave the partition to the key by NULL")
+        }
         RouteError::NullColumn(_) => (Code::MissingValue, "add NOT NULL to the column that names the topic"),
         _ => (Code::IllegalTopic, "topic names have 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-'"),
     };
