@@ -4,6 +4,7 @@
 //! environment itself. Defaults stand beside their reason.
 
 mod outbox;
+mod pattern;
 mod topic;
 
 use std::fmt;
@@ -14,6 +15,7 @@ pub use pillarbox_wire::topic::PipelineName;
 pub use self::outbox::{
     EnvelopeColumn, Format, HEADERS_MAX, HeaderColumn, Missing, Outbox, TRACE_HEADERS, TableName,
 };
+pub use self::pattern::{PatternScratch, TopicPattern, TopicPatternError};
 pub use self::topic::{TopicPart, TopicTemplate, TopicTemplateError};
 
 /// A secret that never shows itself in logs or errors.

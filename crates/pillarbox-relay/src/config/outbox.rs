@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::pattern::TopicPattern;
 use super::topic::TopicTemplate;
 
 /// Columns that may become headers, per table; the relay reads them without allocating.
@@ -48,6 +49,10 @@ pub struct Outbox {
     pub version_column: Option<String>,
     /// The topic of a row.
     pub topic: TopicTemplate,
+    /// What makes a topic of the template's text; `None` = the text is the topic.
+    pub pattern: Option<TopicPattern>,
+    /// The only topics that rows may go to.
+    pub topics_allowed: Option<Vec<String>>,
     /// Columns that become headers, in this order after `id`.
     pub headers: Vec<HeaderColumn>,
     /// Columns that stand beside the payload in the value, in this order.
@@ -110,6 +115,8 @@ impl Outbox {
             timestamp_column: None,
             version_column: None,
             topic: TopicTemplate::parse("outbox.event.{aggregatetype}").expect("a legal template"),
+            pattern: None,
+            topics_allowed: None,
             headers: Vec::new(),
             envelope: Vec::new(),
             partition_column: None,

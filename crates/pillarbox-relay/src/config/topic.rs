@@ -1,6 +1,6 @@
 //! Topic templates: literal text and the columns of a row.
 //!
-//! Never lets a row choose a topic freely: a template has a literal part.
+//! Never lets a row choose a topic freely: a template has a literal part, or its topics are listed.
 
 use std::fmt;
 
@@ -45,13 +45,30 @@ pub enum TopicTemplateError {
         found: char,
     },
     /// Only columns: any row could choose any topic, internal ones included.
-    #[error("the template needs a literal prefix or suffix, or every row could choose any topic")]
+    #[error(
+        "the template needs a literal prefix or suffix or a list of topics, or every row could choose any topic"
+    )]
     NoLiteral,
 }
 
 impl TopicTemplate {
     /// Parses `literal{column}literal`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
     pub fn parse(text: &str) -> Result<Self, TopicTemplateError> {
+        let template = Self::parse_listed(text)?;
+        if !template.parts.iter().any(|part| matches!(part, TopicPart::Literal(_))) {
+            return Err(TopicTemplateError::NoLiteral);
+        }
+        Ok(template)
+    }
+
+    /// Parses a template whose topics are listed: it needs no literal part.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_listed(text: &str) -> Result<Self, TopicTemplateError> {
         let mut parts = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
@@ -83,10 +100,12 @@ impl TopicTemplate {
         if parts.is_empty() {
             return Err(TopicTemplateError::Empty);
         }
-        if !parts.iter().any(|part| matches!(part, TopicPart::Literal(_))) {
-            return Err(TopicTemplateError::NoLiteral);
-        }
         Ok(Self { parts })
+    }
+
+    /// The text of one column, for a rule that makes a topic's name of it.
+    pub fn column(name: impl Into<String>) -> Self {
+        Self { parts: vec![TopicPart::Column(name.into())] }
     }
 
     /// The pieces in order.
@@ -104,7 +123,8 @@ impl fmt::Display for TopicTemplate {
     }
 }
 
-fn topic_char(c: char) -> bool {
+/// Whether Kafka allows it in a topic's name.
+pub(super) fn topic_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
 }
 

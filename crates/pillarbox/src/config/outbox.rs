@@ -1,16 +1,24 @@
 //! The `outbox` section: one table or a list of them.
 
 use pillarbox_relay::config::{
-    EnvelopeColumn, Format, HEADERS_MAX, HeaderColumn, Missing, Outbox, TableName, TopicTemplate,
+    EnvelopeColumn, Format, HEADERS_MAX, HeaderColumn, Missing, Outbox, TableName, TopicPattern,
+    TopicTemplate,
 };
 use pillarbox_relay::error::Code;
+use pillarbox_relay::outbox::TOPIC_PARTS_MAX;
+use pillarbox_wire::topic::validate_topic_name;
 
 use super::problem::Problem;
-use super::reader::{Context, Section};
+use super::reader::{Context, Section, parsed, scalar};
 use super::tree::{Node, Value};
 
 /// Headers that Pillarbox writes itself.
 const RESERVED_HEADERS: &[&str] = &["id", "pb-pos", "pb-part", "pb-ts", "pb-orig-pos"];
+
+/// Debezium's defaults for a topic by rule.
+const ROUTE_BY: &str = "aggregatetype";
+const ROUTE_REGEX: &str = "(?<routedByValue>.*)";
+const ROUTE_TO: &str = "outbox.event.${routedByValue}";
 
 /// The field of an envelope that holds the payload.
 const PAYLOAD_FIELD: &str = "payload";
@@ -55,14 +63,13 @@ fn table(context: &Context<'_>, path: &str, node: &Node) -> Option<Outbox> {
     let section = Section::open(context, path, node)?;
     let name = section
         .required("table", "write table: public.outbox")
-        .and_then(|scalar| super::reader::parsed(context, &section.option("table"), &scalar, table_name));
+        .and_then(|scalar| parsed(context, &section.option("table"), &scalar, table_name));
     let mut outbox = Outbox::debezium(
         name.clone().unwrap_or_else(|| TableName { schema: String::new(), name: String::new() }),
     );
     columns(&section, &mut outbox);
-    let template =
-        section.parse("topic", |text| TopicTemplate::parse(text).map_err(|error| error.to_string()));
-    outbox.topic = template.unwrap_or(outbox.topic);
+    outbox.topics_allowed = topics_allowed(context, &section);
+    topic(context, &section, &mut outbox);
     outbox.headers = headers(context, &section);
     outbox.envelope = envelope(context, &section);
     outbox.partition_column = section.parse("partition", column_name);
@@ -77,6 +84,68 @@ fn table(context: &Context<'_>, path: &str, node: &Node) -> Option<Outbox> {
 /// The words of the options that have only some.
 pub(super) const FORMAT: &[(&str, Format)] = &[("text", Format::Text), ("json", Format::Json)];
 pub(super) const MISSING: &[(&str, Missing)] = &[("stop", Missing::Stop), ("ignore", Missing::Ignore)];
+
+/// A template, or Debezium's rule as a map.
+fn topic(context: &Context<'_>, section: &Section<'_>, outbox: &mut Outbox) {
+    let Some(node) = section.node("topic") else { return };
+    if let Value::Map(_) = node.value {
+        let Some(rule) = Section::open(context, &section.option("topic"), node) else { return };
+        let by = rule.parse("by", column_name).unwrap_or_else(|| ROUTE_BY.to_owned());
+        let regex = written(&rule, "regex").unwrap_or_else(|| ROUTE_REGEX.to_owned());
+        let replacement = written(&rule, "replacement").unwrap_or_else(|| ROUTE_TO.to_owned());
+        rule.finish();
+        match TopicPattern::parse(&regex, &replacement) {
+            Ok(pattern) => {
+                outbox.topic = TopicTemplate::column(by);
+                outbox.pattern = Some(pattern);
+            }
+            Err(error) => section.wrong("topic", error.to_string(), "see docs/debezium.md, topics"),
+        }
+        return;
+    }
+    let listed = outbox.topics_allowed.is_some();
+    let parse = if listed { TopicTemplate::parse_listed } else { TopicTemplate::parse };
+    let template = section.parse("topic", |text| {
+        let template = parse(text).map_err(|error| error.to_string())?;
+        let pieces = template.parts().len();
+        if pieces > TOPIC_PARTS_MAX {
+            return Err(format!("expected at most {TOPIC_PARTS_MAX} pieces, it has {pieces}"));
+        }
+        Ok(template)
+    });
+    if let Some(template) = template {
+        outbox.topic = template;
+    }
+}
+
+/// The text as it is written: `${routedByValue}` refers to a group, not to the outside.
+fn written(rule: &Section<'_>, key: &'static str) -> Option<String> {
+    match &rule.node(key)?.value {
+        Value::Scalar(text) => Some(text.clone()),
+        _ => rule.text(key).map(|scalar| scalar.text),
+    }
+}
+
+fn topics_allowed(context: &Context<'_>, section: &Section<'_>) -> Option<Vec<String>> {
+    let node = section.node("topics_allowed")?;
+    let option = section.option("topics_allowed");
+    let Value::List(items) = &node.value else {
+        section.wrong(
+            "topics_allowed",
+            "expected a list of topics".to_owned(),
+            "write topics_allowed: [orders]",
+        );
+        return None;
+    };
+    let legal = |text: &str| validate_topic_name(text.as_bytes()).map_err(|error| error.to_string());
+    let read = items.iter().enumerate().filter_map(|(n, item)| {
+        let option = format!("{option}[{n}]");
+        let name = scalar(context, &option, item)?;
+        parsed(context, &option, &name, legal)?;
+        Some(name.text)
+    });
+    Some(read.collect())
+}
 
 fn columns(section: &Section<'_>, outbox: &mut Outbox) {
     let Some(columns) = section.section("columns") else { return };

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use pillarbox_relay::config::{Outbox, Postgres};
+use pillarbox_relay::config::{Outbox, Postgres, TopicPart};
 use serde_json::{Value, json};
 
 use super::Loaded;
@@ -66,7 +66,7 @@ fn outbox(outbox: &Outbox) -> Value {
     let mut shown = json!({
         "table": table(&outbox.table.schema, &outbox.table.name),
         "columns": columns,
-        "topic": outbox.topic.to_string(),
+        "topic": topic(outbox),
         "headers": headers,
         "envelope": envelope,
         "missing_columns": word(MISSING, outbox.missing),
@@ -75,7 +75,20 @@ fn outbox(outbox: &Outbox) -> Value {
         "on_error": "stop",
     });
     insert(&mut shown, "partition", &outbox.partition_column);
+    if let Some(topics) = &outbox.topics_allowed {
+        shown["topics_allowed"] = json!(topics);
+    }
     shown
+}
+
+/// A rule shows what it is made of; its template is one column.
+fn topic(outbox: &Outbox) -> Value {
+    match (&outbox.pattern, outbox.topic.parts()) {
+        (Some(pattern), [TopicPart::Column(by)]) => {
+            json!({ "by": by, "regex": pattern.regex(), "replacement": pattern.replacement() })
+        }
+        _ => json!(outbox.topic.to_string()),
+    }
 }
 
 /// An option without default appears where it is set.

@@ -43,6 +43,9 @@ pub(super) fn route_fault(
         RouteError::NoSuchPartition { .. } => {
             (Code::BadValue, "correct the writer, or leave the partition to the key by NULL")
         }
+        RouteError::Forbidden(_) => {
+            (Code::TopicForbidden, "correct the writer, or list the topic in outbox.topics_allowed")
+        }
         RouteError::NullColumn(_) => (Code::MissingValue, "add NOT NULL to the column that names the topic"),
         _ => (Code::IllegalTopic, "topic names have 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-'"),
     };

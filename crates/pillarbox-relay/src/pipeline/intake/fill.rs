@@ -74,7 +74,6 @@ pub(super) struct Fill {
 impl Fill {
     pub(super) fn new(config: &Config, epoch: Epoch, table: &Table, topics: Vec<Topic>, now: Now) -> Self {
         let position = table.position.as_ref().expect("an intake starts from a checkpoint");
-        let templates = config.outbox.iter().map(|outbox| outbox.topic.clone()).collect();
         let names = |outbox: &Outbox| outbox.headers.iter().map(|h| h.name.clone()).collect();
         let mut fill = Self {
             pipeline: config.pipeline.to_string(),
@@ -82,7 +81,7 @@ impl Fill {
             limits: config.kafka.transaction.clone(),
             resumed: position.index.map(|_| (position.commit_lsn, position.part.unwrap_or(1))),
             header_names: config.outbox.iter().map(names).collect(),
-            router: Router::new(templates, Vec::new()),
+            router: Router::new(&config.outbox, Vec::new()),
             topic_refs: Vec::new(),
             sequences: table.sequences.clone(),
             set: BatchSet::new(),
