@@ -13,7 +13,8 @@ use std::time::Duration;
 pub use pillarbox_wire::topic::PipelineName;
 
 pub use self::outbox::{
-    EnvelopeColumn, Format, HEADERS_MAX, HeaderColumn, Missing, Outbox, TRACE_HEADERS, TableName,
+    EmptyPayload, EnvelopeColumn, Expand, Format, HEADERS_MAX, HeaderColumn, Missing, Outbox, TRACE_HEADERS,
+    TableName, Updates,
 };
 pub use self::pattern::{PatternScratch, TopicPattern, TopicPatternError};
 pub use self::topic::{TopicPart, TopicTemplate, TopicTemplateError};

@@ -61,8 +61,18 @@ pub struct Outbox {
     pub partition_column: Option<String>,
     /// What happens when the stream lacks a column of `headers`, `envelope` or `partition_column`.
     pub missing: Missing,
-    /// How values are written. An envelope is JSON.
+    /// How keys are written.
+    pub key_format: Format,
+    /// How values are written. An envelope is JSON, and so is what is expanded.
     pub value_format: Format,
+    /// Whether a JSON payload becomes the value itself rather than a string in it.
+    pub expand: Option<Expand>,
+    /// What becomes of a payload that is NULL, empty or blank.
+    pub empty_payload: EmptyPayload,
+    /// What an UPDATE of a row does, where the publication publishes it.
+    pub updates: Updates,
+    /// Column with a propagated trace; its headers stand behind the configured ones.
+    pub trace_column: Option<String>,
 }
 
 /// A column that becomes a header.
@@ -103,7 +113,44 @@ pub enum Format {
     Json,
 }
 
+/// How a JSON payload is expanded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expand {
+    /// Fields that are `null` stay.
+    pub keep_nulls: bool,
+    /// Fields that are `[]` stay.
+    pub keep_empty_arrays: bool,
+}
+
+/// What becomes of an empty payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EmptyPayload {
+    /// It is a value like others.
+    #[default]
+    Keep,
+    /// A record without a value.
+    Tombstone,
+}
+
+/// What an UPDATE of an outbox row does. It never gives an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Updates {
+    /// A warning in the log.
+    #[default]
+    Warn,
+    /// An error in the log.
+    Error,
+    /// The pipeline halts at it.
+    Stop,
+}
+
 impl Outbox {
+    /// Names of the headers after `id`: the configured ones, then those of the trace.
+    pub fn header_names(&self) -> impl Iterator<Item = &str> {
+        let trace = self.trace_column.iter().flat_map(|_| TRACE_HEADERS);
+        self.headers.iter().map(|header| header.name.as_str()).chain(trace)
+    }
+
     /// Debezium's outbox table and record, so that its consumers notice nothing.
     pub fn debezium(table: TableName) -> Self {
         Self {
@@ -121,7 +168,12 @@ impl Outbox {
             envelope: Vec::new(),
             partition_column: None,
             missing: Missing::default(),
+            key_format: Format::default(),
             value_format: Format::default(),
+            expand: None,
+            empty_payload: EmptyPayload::default(),
+            updates: Updates::default(),
+            trace_column: None,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Values that are not just a column's bytes: JSON, and the envelope around the payload.
+//! Keys and values that are not just a column's bytes: JSON, the envelope around the payload, the
+//! expanded payload, the tombstone.
 //!
 //! ```text
 //! payload "p", envelope [type: t]   ->   {"payload":"p","t":"made"}
@@ -8,15 +9,18 @@
 
 use super::json::write_string;
 use super::value::{Kind, Plain, plain, write_json};
-use super::{Event, OutboxError, unreadable};
-use crate::config::{Format, Outbox};
+use super::{Event, OutboxError, expand, unreadable};
+use crate::config::{EmptyPayload, Expand, Format, Outbox};
 use crate::decode::Row;
 
 /// What is made of the values of a row.
 #[derive(Debug)]
 pub(super) struct Compose {
-    payload: Kind,
+    key_json: Option<Kind>,
     value_json: bool,
+    payload: Kind,
+    expand: Option<Expand>,
+    tombstones: bool,
     /// Name, column and meaning of what stands beside the payload.
     envelope: Vec<(String, usize, Kind)>,
 }
@@ -25,13 +29,27 @@ impl Compose {
     /// Whether the configuration asks for any of it.
     pub(super) fn is_needed(outbox: &Outbox) -> bool {
         outbox.value_format == Format::Json
+            || outbox.key_format == Format::Json
+            || outbox.empty_payload == EmptyPayload::Tombstone
     }
 
-    pub(super) fn new(outbox: &Outbox, payload: Kind, envelope: Vec<(String, usize, Kind)>) -> Self {
-        Self { payload, value_json: outbox.value_format == Format::Json, envelope }
+    pub(super) fn new(
+        outbox: &Outbox,
+        key: Kind,
+        payload: Kind,
+        envelope: Vec<(String, usize, Kind)>,
+    ) -> Self {
+        Self {
+            key_json: (outbox.key_format == Format::Json).then_some(key),
+            value_json: outbox.value_format == Format::Json,
+            payload,
+            expand: outbox.expand,
+            tombstones: outbox.empty_payload == EmptyPayload::Tombstone,
+            envelope,
+        }
     }
 
-    /// The event with its value written into `out`.
+    /// The event with its key and value written into `out`.
     pub(super) fn apply<'a>(
         &self,
         mut event: Event<'a>,
@@ -39,21 +57,41 @@ impl Compose {
         out: &'a mut Vec<u8>,
     ) -> Result<Event<'a>, OutboxError> {
         out.clear();
-        if !self.value_json {
-            return Ok(event);
+        if let Some(kind) = self.key_json {
+            write_json(event.key, kind, out);
         }
-        self.write_value(&event, row, out)?;
-        event.payload = Some(out);
+        let key_end = out.len();
+        let tombstone = self.tombstones && self.is_empty(event.payload);
+        if self.value_json && !tombstone {
+            self.write_value(&event, row, out)?;
+        }
+        let (key, value) = out.split_at(key_end);
+        if self.key_json.is_some() {
+            event.key = Some(key);
+        }
+        if tombstone {
+            event.payload = None;
+        } else if self.value_json {
+            event.payload = Some(value);
+        }
         Ok(event)
+    }
+
+    /// As Java trims: up to and including the blank. Bytes are not text, only none are empty.
+    fn is_empty(&self, payload: Option<&[u8]>) -> bool {
+        payload.is_none_or(|payload| match self.payload {
+            Kind::Bytea => payload.is_empty(),
+            _ => payload.iter().all(|byte| *byte <= b' '),
+        })
     }
 
     fn write_value(&self, event: &Event<'_>, row: &Row<'_>, out: &mut Vec<u8>) -> Result<(), OutboxError> {
         if self.envelope.is_empty() {
-            write_json(event.payload, self.payload, out);
+            self.write_payload(event.payload, out);
             return Ok(());
         }
         out.extend_from_slice(b"{\"payload\":");
-        write_json(event.payload, self.payload, out);
+        self.write_payload(event.payload, out);
         let columns: Vec<_> = row.tuple.columns().collect();
         let mut scratch = Vec::new();
         for (name, at, kind) in &self.envelope {
@@ -71,5 +109,12 @@ impl Compose {
         }
         out.push(b'}');
         Ok(())
+    }
+
+    fn write_payload(&self, payload: Option<&[u8]>, out: &mut Vec<u8>) {
+        match (payload, self.expand, self.payload) {
+            (Some(payload), Some(expand), Kind::Text) => expand::write(payload, expand, out),
+            _ => write_json(payload, self.payload, out),
+        }
     }
 }

@@ -10,31 +10,37 @@
 //! | --- | --- |
 //! | id NULL | cannot be: the pipeline halts |
 //! | key NULL | has no key; the text `null` where keys are JSON |
-//! | payload NULL | has no value; the text `null` where values are JSON |
+//! | payload NULL | has no value; the text `null` where values are JSON and tombstones are not asked for |
+//! | payload empty or blank | has it as its value, or none where tombstones are asked for |
 //! | placed column NULL | has the header without a value, the field as `null`, the partition of its key |
 //! | placed column missing | cannot be, or is without it (`Missing::Ignore`) |
 //! | timestamp NULL | carries its commit time |
+//! | a trace that cannot be understood | is without it |
 //!
 //! Never reorders, never looks into a payload unless it is told to: text, json and jsonb go out as
 //! Postgres wrote them, bytea as its bytes.
 
 mod compose;
+mod document;
+mod expand;
 mod json;
 mod number;
 mod plan;
 mod time;
+mod trace;
 mod value;
 
 use std::ops::Range;
 
 use pillarbox_wire::pgoutput::Column;
 
-use crate::config;
-pub use crate::config::HEADERS_MAX;
-use crate::decode::Row;
+use crate::config::{self, Updates};
+use crate::decode::{Description, Row};
 
 use self::plan::{Plan, Role};
 use self::value::{Kind, Plain, partition, plain, unix_millis};
+
+pub use crate::config::HEADERS_MAX;
 
 /// Pieces of a topic template at most.
 pub const TOPIC_PARTS_MAX: usize = 8;
@@ -121,6 +127,14 @@ impl Extractor {
         &self.outboxes
     }
 
+    /// What an update of a row of this table does; `None` if it is no outbox.
+    pub fn on_update(&self, relation: &Description) -> Option<Updates> {
+        let table = |outbox: &&config::Outbox| {
+            outbox.table.schema == relation.schema && outbox.table.name == relation.name
+        };
+        self.outboxes.iter().find(table).map(|outbox| outbox.updates)
+    }
+
     /// The event in a row; `None` if its table is no outbox.
     pub fn extract<'a>(&'a mut self, row: &Row<'a>) -> Result<Option<Event<'a>>, OutboxError> {
         let number = row.relation.number;
@@ -158,6 +172,7 @@ fn read<'a>(
     let (mut asked_partition, mut time_ms) = (None, None);
     let mut topic = [const { None }; TOPIC_PARTS_MAX];
     let mut headers = [const { None }; HEADERS_MAX];
+    let mut headers_absent = plan.headers_absent;
     for (at, (column, (kind, roles))) in row.tuple.columns().zip(&plan.columns).enumerate() {
         if roles.is_empty() {
             continue;
@@ -172,6 +187,14 @@ fn read<'a>(
                 Role::Topic(part) => topic[*part].clone_from(&field),
                 Role::Header(header) => headers[*header].clone_from(&field),
                 Role::Partition => asked_partition = partition(column, *kind).map_err(unreadable)?,
+                Role::Trace(first) => {
+                    let Column::Text(text) = column else { continue };
+                    for (at, value) in trace::read(text, scratch).into_iter().enumerate() {
+                        let Some(value) = value else { continue };
+                        headers[first + at] = Some(Field::Scratch(value));
+                        headers_absent &= !(1 << (first + at));
+                    }
+                }
                 Role::Time => time_ms = unix_millis(column, *kind).map_err(unreadable)?,
             }
         }
@@ -186,7 +209,7 @@ fn read<'a>(
         payload: at(payload),
         topic_values: topic.map(at),
         headers: headers.map(at),
-        headers_absent: plan.headers_absent,
+        headers_absent,
         partition: asked_partition,
         time_ms,
     })

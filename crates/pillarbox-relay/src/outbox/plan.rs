@@ -18,6 +18,8 @@ pub(super) enum Role {
     Header(usize),
     Partition,
     Time,
+    /// Where its headers begin.
+    Trace(usize),
 }
 
 /// How the rows of one described table are read.
@@ -40,7 +42,7 @@ pub(super) fn plan(outboxes: &[Outbox], relation: &Description) -> Result<Option
         .position(|outbox| outbox.table.schema == relation.schema && outbox.table.name == relation.name);
     let Some(index) = found else { return Ok(None) };
     let outbox = &outboxes[index];
-    assert!(outbox.headers.len() <= HEADERS_MAX && outbox.topic.parts().len() <= TOPIC_PARTS_MAX);
+    assert!(outbox.header_names().count() <= HEADERS_MAX && outbox.topic.parts().len() <= TOPIC_PARTS_MAX);
     let table = Table { outbox, relation };
     let mut columns: Vec<(Kind, Vec<Role>)> = relation
         .columns
@@ -61,6 +63,14 @@ pub(super) fn plan(outboxes: &[Outbox], relation: &Description) -> Result<Option
         && let Some(at) = table.placed(column)?
     {
         columns[at].1.push(Role::Partition);
+    }
+    if let Some(column) = &outbox.trace_column {
+        let first = outbox.headers.len();
+        // Most tables never had it, as with Debezium; each row says which of them it has.
+        headers_absent |= 0b111 << first;
+        if let Some(at) = table.find(column) {
+            columns[at].1.push(Role::Trace(first));
+        }
     }
     if let Some(column) = &outbox.version_column {
         table.required(column)?;
@@ -97,8 +107,8 @@ fn compose(table: &Table<'_>, columns: &[(Kind, Vec<Role>)]) -> Result<Option<Co
             envelope.push((field.name.clone(), at, columns[at].0));
         }
     }
-    let payload = kind(&outbox.payload_column)?;
-    Ok(Some(Compose::new(outbox, payload, envelope)))
+    let (key, payload) = (kind(&outbox.key_column)?, kind(&outbox.payload_column)?);
+    Ok(Some(Compose::new(outbox, key, payload, envelope)))
 }
 
 struct Table<'a> {

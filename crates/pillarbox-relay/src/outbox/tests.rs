@@ -1,7 +1,7 @@
 //! Rows by hand: what the event is under each option.
 
 use super::*;
-use crate::config::{EnvelopeColumn, Format, HeaderColumn, Missing, Outbox, TableName};
+use crate::config::{EmptyPayload, EnvelopeColumn, Expand, Format, HeaderColumn, Missing, Outbox, TableName};
 use crate::decode::tests::{begin, insert, relation};
 use crate::decode::{Change, Decoder};
 
@@ -148,4 +148,78 @@ fn a_json_value_is_quoted_and_null_is_a_word() {
     let json = Outbox { value_format: Format::Json, ..outbox() };
     assert_eq!(value(json.clone(), Some("{\"a\": 1}"), &[]).as_deref(), Some(r#""{\"a\": 1}""#));
     assert_eq!(value(json, None, &[]).as_deref(), Some("null"));
+}
+
+#[test]
+fn json_keys_are_quoted_and_expanded_payloads_are_the_value() {
+    let json = Outbox {
+        key_format: Format::Json,
+        value_format: Format::Json,
+        expand: Some(Expand::default()),
+        ..outbox()
+    };
+    extract(json.clone(), Some("{\"a\": null, \"b\": 1.50}"), &[], |event| {
+        let event = event.unwrap();
+        assert_eq!((event.key, event.payload), (Some(&b"\"key\""[..]), Some(&b"{\"b\":1.5}"[..])));
+    });
+    let enveloped = Outbox { envelope: vec![field("type", "type")], ..json.clone() };
+    let expected = r#"{"payload":{"a":1},"type":"made"}"#;
+    assert_eq!(value(enveloped, Some("{\"a\": 1}"), &[]).as_deref(), Some(expected));
+    let by_number = Outbox { key_column: "n".into(), ..json };
+    for (number, key) in [(Some("7"), "7"), (None, "null")] {
+        extract(by_number.clone(), None, &[("n", 23, number)], |event| {
+            assert_eq!(event.unwrap().key, Some(key.as_bytes()));
+        });
+    }
+}
+
+#[test]
+fn an_empty_payload_may_be_a_tombstone() {
+    let (keep, tombstone) = (EmptyPayload::Keep, EmptyPayload::Tombstone);
+    for (format, empty_payload, payload, expected) in [
+        (Format::Text, keep, Some("  "), Some("  ")),
+        (Format::Text, keep, None, None),
+        (Format::Text, tombstone, Some(" \n"), None),
+        (Format::Text, tombstone, Some("x"), Some("x")),
+        (Format::Json, keep, None, Some("null")),
+        (Format::Json, keep, Some(""), Some("\"\"")),
+        (Format::Json, tombstone, None, None),
+        (Format::Json, tombstone, Some(""), None),
+        (Format::Json, tombstone, Some("x"), Some("\"x\"")),
+    ] {
+        let outbox = Outbox { value_format: format, empty_payload, ..outbox() };
+        assert_eq!(value(outbox, payload, &[]).as_deref(), expected, "{format:?} {payload:?}");
+    }
+    let flagged = Outbox {
+        envelope: vec![field("deleted", "deleted")],
+        value_format: Format::Json,
+        empty_payload: tombstone,
+        ..outbox()
+    };
+    let deleted = [("deleted", 16, Some("t"))];
+    assert_eq!(value(flagged.clone(), Some(""), &deleted), None, "the envelope is gone with the payload");
+    let expected = r#"{"payload":"x","deleted":true}"#;
+    assert_eq!(value(flagged, Some("x"), &deleted).as_deref(), Some(expected));
+}
+
+#[test]
+fn a_trace_becomes_headers_behind_the_others() {
+    let traced = Outbox {
+        headers: vec![header("type", "type")],
+        trace_column: Some("tracingspancontext".into()),
+        ..outbox()
+    };
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let context = format!("#at\ntraceparent={parent}\nbaggage=a\n");
+    for (column, absent) in [("tracingspancontext", 0b0100), ("another", 0b1110)] {
+        extract(traced.clone(), None, &[(column, TEXT, Some(&context))], |event| {
+            let event = event.unwrap();
+            assert_eq!(event.headers_absent, absent);
+            assert_eq!(event.headers[1], (absent == 0b0100).then_some(parent.as_bytes()));
+            assert_eq!(event.headers[0], Some(&b"made"[..]));
+        });
+    }
+    extract(traced, None, &[("tracingspancontext", TEXT, None)], |event| {
+        assert_eq!(event.unwrap().headers_absent, 0b1110);
+    });
 }

@@ -1,8 +1,8 @@
 //! The `outbox` section: one table or a list of them.
 
 use pillarbox_relay::config::{
-    EnvelopeColumn, Format, HEADERS_MAX, HeaderColumn, Missing, Outbox, TableName, TopicPattern,
-    TopicTemplate,
+    EmptyPayload, EnvelopeColumn, Expand, Format, HEADERS_MAX, HeaderColumn, Missing, Outbox, TableName,
+    TopicPattern, TopicTemplate, Updates,
 };
 use pillarbox_relay::error::Code;
 use pillarbox_relay::outbox::TOPIC_PARTS_MAX;
@@ -74,8 +74,12 @@ fn table(context: &Context<'_>, path: &str, node: &Node) -> Option<Outbox> {
     outbox.envelope = envelope(context, &section);
     outbox.partition_column = section.parse("partition", column_name);
     outbox.missing = section.choice("missing_columns", MISSING).unwrap_or_default();
+    outbox.key_format = section.choice("key_format", FORMAT).unwrap_or_default();
     value(&section, &mut outbox);
-    section.unsupported("key_format", &["text"], "remove it, or write `key_format: text`");
+    outbox.empty_payload = section.choice("empty_payload", EMPTY_PAYLOAD).unwrap_or_default();
+    outbox.updates = section.choice("on_update", UPDATES).unwrap_or_default();
+    outbox.trace_column = section.parse("trace", column_name);
+    headers_fit(&section, &outbox);
     section.unsupported("on_error", &["stop"], "remove it, or write `on_error: stop`");
     section.finish();
     name.map(|_| outbox)
@@ -83,6 +87,11 @@ fn table(context: &Context<'_>, path: &str, node: &Node) -> Option<Outbox> {
 
 /// The words of the options that have only some.
 pub(super) const FORMAT: &[(&str, Format)] = &[("text", Format::Text), ("json", Format::Json)];
+pub(super) const KEPT: &[(&str, bool)] = &[("drop", false), ("keep", true)];
+pub(super) const EMPTY_PAYLOAD: &[(&str, EmptyPayload)] =
+    &[("keep", EmptyPayload::Keep), ("tombstone", EmptyPayload::Tombstone)];
+pub(super) const UPDATES: &[(&str, Updates)] =
+    &[("warn", Updates::Warn), ("error", Updates::Error), ("stop", Updates::Stop)];
 pub(super) const MISSING: &[(&str, Missing)] = &[("stop", Missing::Stop), ("ignore", Missing::Ignore)];
 
 /// A template, or Debezium's rule as a map.
@@ -164,24 +173,41 @@ fn columns(section: &Section<'_>, outbox: &mut Outbox) {
     columns.finish();
 }
 
-/// How the value is written: an envelope is JSON, and says so by being there.
+/// How the value is written: an envelope and what is expanded are JSON, and say so by being there.
 fn value(section: &Section<'_>, outbox: &mut Outbox) {
-    let needs_json = !outbox.envelope.is_empty();
+    let expand = section.boolean("expand_json").unwrap_or(false);
+    let (nulls, empty_arrays) =
+        (section.choice("json_nulls", KEPT), section.choice("json_empty_arrays", KEPT));
+    outbox.expand = expand.then(|| Expand {
+        keep_nulls: nulls.unwrap_or_default(),
+        keep_empty_arrays: empty_arrays.unwrap_or_default(),
+    });
+    for (key, set) in [("json_nulls", nulls.is_some()), ("json_empty_arrays", empty_arrays.is_some())] {
+        if set && !expand {
+            section.wrong(key, "nothing is expanded".to_owned(), "write `expand_json: true`, or remove it");
+        }
+    }
+    let needs_json = expand || !outbox.envelope.is_empty();
     let format = section.choice("value_format", FORMAT);
     outbox.value_format = format.unwrap_or(if needs_json { Format::Json } else { Format::Text });
     if needs_json && outbox.value_format == Format::Text {
-        let message = "an envelope is JSON".to_owned();
+        let message = "an envelope and an expanded payload are JSON".to_owned();
         section.wrong("value_format", message, "write `value_format: json`, or remove it");
+    }
+}
+
+fn headers_fit(section: &Section<'_>, outbox: &Outbox) {
+    let count = outbox.header_names().count();
+    if count > HEADERS_MAX {
+        let message =
+            format!("at most {HEADERS_MAX} columns become headers, a trace counts as 3, found {count}");
+        section.wrong("headers", message, "place fewer columns");
     }
 }
 
 fn headers(context: &Context<'_>, section: &Section<'_>) -> Vec<HeaderColumn> {
     let hint = "write headers: [{ column: type, name: eventType }]";
     let read = placements(context, section, "headers", hint, header_name);
-    if read.len() > HEADERS_MAX {
-        let message = format!("at most {HEADERS_MAX} columns become headers, found {}", read.len());
-        section.wrong("headers", message, "place fewer columns");
-    }
     read.into_iter().map(|(column, name)| HeaderColumn { column, name }).collect()
 }
 

@@ -6,7 +6,7 @@ use pillarbox_relay::config::{Outbox, Postgres, TopicPart};
 use serde_json::{Value, json};
 
 use super::Loaded;
-use super::outbox::{FORMAT, MISSING};
+use super::outbox::{EMPTY_PAYLOAD, FORMAT, KEPT, MISSING, UPDATES};
 
 /// What stands where a secret is.
 const BLANK: &str = "***";
@@ -71,10 +71,18 @@ fn outbox(outbox: &Outbox) -> Value {
         "envelope": envelope,
         "missing_columns": word(MISSING, outbox.missing),
         "value_format": word(FORMAT, outbox.value_format),
-        "key_format": "text",
+        "key_format": word(FORMAT, outbox.key_format),
+        "expand_json": outbox.expand.is_some(),
+        "empty_payload": word(EMPTY_PAYLOAD, outbox.empty_payload),
+        "on_update": word(UPDATES, outbox.updates),
         "on_error": "stop",
     });
     insert(&mut shown, "partition", &outbox.partition_column);
+    insert(&mut shown, "trace", &outbox.trace_column);
+    if let Some(expand) = outbox.expand {
+        shown["json_nulls"] = json!(word(KEPT, expand.keep_nulls));
+        shown["json_empty_arrays"] = json!(word(KEPT, expand.keep_empty_arrays));
+    }
     if let Some(topics) = &outbox.topics_allowed {
         shown["topics_allowed"] = json!(topics);
     }

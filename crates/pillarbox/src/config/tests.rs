@@ -90,6 +90,8 @@ fn what_is_shown_reads_back_the_same() {
         kafka: { brokers: [\"k:1\"], transaction: { ids: 2 } }\n\
         outbox: { table: '\"a.b\".c', headers: [ { column: type } ], envelope: [ { column: a, name: b } ],\n  \
           columns: { type: t, timestamp: at, schema_version: v }, partition: p, missing_columns: ignore,\n  \
+          key_format: json, expand_json: true, json_nulls: keep, empty_payload: tombstone, on_update: stop,\n  \
+          trace: tracingspancontext,\n  \
           topics_allowed: [ x, y ], topic: { by: a, regex: '(x)|y', replacement: $1-$0 } }\n";
     let loaded = ok(source);
     let yaml = serde_saphyr::to_string(&show::shown(&loaded)).unwrap();
@@ -124,7 +126,7 @@ fn options_of_the_outbox_that_do_not_fit() {
         ("value_format: xml".to_owned(), "outbox.value_format: expected text or json, found `xml`"),
         (
             "value_format: text, envelope: [ { column: a } ]".to_owned(),
-            "outbox.value_format: an envelope is JSON",
+            "outbox.value_format: an envelope and an expanded payload are JSON",
         ),
         (
             "envelope: [ { column: a, name: payload } ]".to_owned(),
@@ -148,7 +150,17 @@ fn options_of_the_outbox_that_do_not_fit() {
         ("topics_allowed: [ a/b ]".to_owned(), "outbox.topics_allowed[0]: "),
         ("topics_allowed: a".to_owned(), "outbox.topics_allowed: expected a list of topics"),
         ("missing_columns: 1".to_owned(), "outbox.missing_columns: expected stop or ignore, found `1`"),
-        (format!("headers: [ {many} ]"), "outbox.headers: at most 16 columns become headers, found 17"),
+        (
+            format!("headers: [ {many} ]"),
+            "outbox.headers: at most 16 columns become headers, a trace counts as 3, found 17",
+        ),
+        ("json_nulls: keep".to_owned(), "outbox.json_nulls: nothing is expanded"),
+        (
+            "expand_json: true, value_format: text".to_owned(),
+            "outbox.value_format: an envelope and an expanded payload are JSON",
+        ),
+        ("empty_payload: null".to_owned(), "outbox.empty_payload has no value"),
+        ("on_update: fatal".to_owned(), "outbox.on_update: expected warn or error or stop, found `fatal`"),
     ] {
         let text = refused(&SMALLEST.replace("public.outbox", &format!("public.outbox, {options}")));
         assert!(text.starts_with("error[PB-000") && text.contains(&format!("]: {message}")), "{text}");
@@ -212,7 +224,6 @@ fn options_of_later_versions_are_recognised() {
         ("postgres: { url: \"postgres://u@h\", tls: { mode: verify-full } }", "postgres.tls"),
         ("messages: { prefix: outbox }", "messages"),
         ("outbox: { table: t, on_error: dead_letter }", "outbox.on_error"),
-        ("outbox: { table: t, key_format: json }", "outbox.key_format"),
     ] {
         let key = extra.split(':').next().unwrap();
         let mut lines: Vec<&str> = SMALLEST.lines().filter(|line| !line.starts_with(key)).collect();

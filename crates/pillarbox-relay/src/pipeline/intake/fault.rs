@@ -30,6 +30,12 @@ pub(super) fn outbox_fault(error: &OutboxError, transaction: Transaction, index:
     })
 }
 
+pub(super) fn update_fault(relation: &Description, transaction: Transaction, index: u32) -> Fault {
+    let message = format!("{} was updated", place(relation, transaction, index));
+    Fault::new(Code::OutboxUpdated, message)
+        .hint("insert a new row instead, or set outbox.on_update to warn: an update gives no event")
+}
+
 pub(super) fn route_fault(
     error: &RouteError,
     relation: &Description,

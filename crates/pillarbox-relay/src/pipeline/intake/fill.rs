@@ -74,7 +74,7 @@ pub(super) struct Fill {
 impl Fill {
     pub(super) fn new(config: &Config, epoch: Epoch, table: &Table, topics: Vec<Topic>, now: Now) -> Self {
         let position = table.position.as_ref().expect("an intake starts from a checkpoint");
-        let names = |outbox: &Outbox| outbox.headers.iter().map(|h| h.name.clone()).collect();
+        let names = |outbox: &Outbox| outbox.header_names().map(str::to_owned).collect();
         let mut fill = Self {
             pipeline: config.pipeline.to_string(),
             epoch,
