@@ -83,13 +83,24 @@ impl Site {
 
     /// Writes a configuration file on a free port. `more` is YAML for the section `kafka`, a line each.
     pub(crate) fn configure(&self, pipeline: &str, partitions: u32, more: &[&str]) -> Configuration {
+        self.configure_outbox(pipeline, partitions, more, "{ table: public.outbox }")
+    }
+
+    /// The same with a section `outbox` of its own, in one line.
+    pub(crate) fn configure_outbox(
+        &self,
+        pipeline: &str,
+        partitions: u32,
+        more: &[&str],
+        outbox: &str,
+    ) -> Configuration {
         let port = ports::free(1).expect("a free port")[0];
         let file = self.dir.path().join(format!("{pipeline}-{port}.yaml"));
         let brokers = self.kafka.bootstrap().replace(',', "\", \"");
         let more: String = more.iter().map(|line| format!("\n  {line}")).collect();
         let text = format!(
             "pipeline: {pipeline}\npostgres: {{ url: \"{}\" }}\nkafka:\n  brokers: [\"{brokers}\"]\n  \
-             topics: {{ partitions: {partitions} }}{more}\noutbox: {{ table: public.outbox }}\n\
+             topics: {{ partitions: {partitions} }}{more}\noutbox: {outbox}\n\
              http: {{ listen: \"127.0.0.1:{port}\" }}\n",
             self.url()
         );
