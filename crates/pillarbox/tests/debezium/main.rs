@@ -1,9 +1,10 @@
-//! The outbox router against Debezium's: the records of a real one, and the cases of its own tests, by name.
+//! Coming from Debezium: its router's records and cases, by name; its connectors, imported.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `golden.json`, `golden` | records of a Debezium 3.7.0.Final on Connect 4.3.1, and our options that must write the same |
 //! | `conformance.json`, `conformance` | the 44 cases of Debezium's `EventRouterTest`: what each asserts, as rows and records |
+//! | `article.json`, `article` | the connector of a well-known article: imported and run as it stands |
 //!
 //! Every case is a table of one pipeline, or a configuration that must be refused. Must never take an expectation from
 //! Pillarbox.
@@ -12,6 +13,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod article;
 mod conformance;
 mod golden;
 mod record;
