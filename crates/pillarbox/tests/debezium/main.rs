@@ -1,10 +1,12 @@
-//! Coming from Debezium: its router's records and cases, by name; its connectors, imported.
+//! Coming from Debezium: its router's records and cases, by name; its connectors, imported; the hand-over from a running
+//! one, and back.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `golden.json`, `golden` | records of a Debezium 3.7.0.Final on Connect 4.3.1, and our options that must write the same |
 //! | `conformance.json`, `conformance` | the 44 cases of Debezium's `EventRouterTest`: what each asserts, as rows and records |
 //! | `article.json`, `article` | the connector of a well-known article: imported and run as it stands |
+//! | `handover` | a real Debezium in Kafka Connect, then Pillarbox on its slot, then Debezium again |
 //!
 //! Every case is a table of one pipeline, or a configuration that must be refused. Must never take an expectation from
 //! Pillarbox.
@@ -16,6 +18,7 @@ mod harness;
 mod article;
 mod conformance;
 mod golden;
+mod handover;
 mod record;
 
 use std::ops::RangeInclusive;

@@ -91,6 +91,13 @@ pub(crate) fn read_all(
     }
 }
 
+/// Whether a topic is there.
+pub(crate) fn exists(bootstrap: &str, topic: &str) -> bool {
+    let metadata =
+        consumer(bootstrap, Isolation::Committed).fetch_metadata(None, ANSWER_MAX).expect("metadata");
+    metadata.topics().iter().any(|found| found.name() == topic)
+}
+
 /// Replicas of each partition of a topic.
 pub(crate) fn replicas(bootstrap: &str, topic: &str) -> Vec<usize> {
     partitions(&consumer(bootstrap, Isolation::Committed), topic)
