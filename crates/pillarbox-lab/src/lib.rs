@@ -6,6 +6,7 @@
 
 pub mod account;
 pub mod cache;
+pub mod connect;
 #[cfg(feature = "rdkafka")]
 pub mod consumer;
 pub mod download;
@@ -21,6 +22,7 @@ pub mod wal;
 pub mod workload;
 
 pub use cache::Progress;
+pub use connect::Connect;
 pub use error::LabError;
 pub use kafka::{Kafka, KafkaOptions};
 pub use postgres::{Postgres, PostgresOptions, ShutdownMode};

@@ -147,6 +147,8 @@ codes! {
     MissingValue = 4003, Reject, Halted, "a required column of a row is NULL";
     KeylessCompacted = 4004, Reject, Halted, "an event without a key goes to a compacted topic";
     BadValue = 4005, Reject, Halted, "a column value cannot be relayed";
+    TopicForbidden = 4011, Reject, Halted, "a row routes to a topic that it may not choose";
+    OutboxUpdated = 4012, Reject, Halted, "a row of an outbox table was updated";
 
     PrivateServer = 5001, Retry, Unavailable, "a private server did not start";
 

@@ -7,6 +7,7 @@ mod check;
 mod completions;
 mod config;
 mod dev;
+mod import;
 mod pause;
 mod run;
 mod setup;
@@ -57,6 +58,9 @@ enum Command {
     Pause(pause::Arguments),
     /// Go on after a pause
     Resume(pause::Arguments),
+    /// Write pillarbox.yaml from the configuration of another program
+    #[command(subcommand)]
+    Import(import::Command),
     /// Look at or check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -97,6 +101,7 @@ impl Cli {
             Command::Status(arguments) => arguments.wants_json(),
             Command::Tap(arguments) => arguments.wants_json(),
             Command::Dev(_)
+            | Command::Import(_)
             | Command::Run(_)
             | Command::Pause(_)
             | Command::Resume(_)
@@ -118,6 +123,7 @@ impl Cli {
             Command::Tap(arguments) => arguments.run(),
             Command::Pause(arguments) => arguments.run(Verb::Pause),
             Command::Resume(arguments) => arguments.run(Verb::Resume),
+            Command::Import(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Completions(arguments) => arguments.run(),
         }

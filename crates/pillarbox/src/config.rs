@@ -13,7 +13,7 @@ mod outbox;
 mod postgres;
 pub(crate) mod problem;
 mod reader;
-mod secret;
+pub(crate) mod secret;
 pub(crate) mod show;
 mod tree;
 pub(crate) mod units;
@@ -83,7 +83,7 @@ fn read(file: &Path) -> Result<String, Problem> {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-fn interpret(file: &str, source: String, outside: Outside<'_>) -> Result<Loaded, Problems> {
+pub(crate) fn interpret(file: &str, source: String, outside: Outside<'_>) -> Result<Loaded, Problems> {
     let context = Context { outside, problems: RefCell::new(Vec::new()) };
     let loaded = match tree::parse(&source) {
         Ok(root) => sections(&context, &root),

@@ -30,11 +30,11 @@ use std::time::Duration;
 use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::Epoch;
 
-use self::fault::{decode_fault, outbox_fault};
+use self::fault::{decode_fault, outbox_fault, update_fault};
 use self::fill::Fill;
 pub use self::set::{CommittedSet, SealedSet, SetEnd};
 use super::pace::Due;
-use crate::config::Config;
+use crate::config::{Config, Updates};
 use crate::decode::{Change, Decoder};
 use crate::error::Fault;
 use crate::outbox::Extractor;
@@ -67,12 +67,22 @@ pub enum Taken {
     NeedsTopic(String),
 }
 
+/// Updates of outbox rows, which give no events: an outbox is written once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UpdatesSeen {
+    /// Those that deserve a warning.
+    pub warnings: u64,
+    /// Those that deserve an error.
+    pub errors: u64,
+}
+
 /// See the module.
 pub struct Intake {
     decoder: Decoder,
     extractor: Extractor,
     covered: Covered,
     fill: Fill,
+    updates: UpdatesSeen,
 }
 
 impl Intake {
@@ -87,6 +97,7 @@ impl Intake {
             extractor: Extractor::new(config.outbox.clone()),
             covered: position.covered(),
             fill: Fill::new(config, epoch, table, topics, now),
+            updates: UpdatesSeen::default(),
         }
     }
 
@@ -124,6 +135,16 @@ impl Intake {
             }
             Change::Message(note) => {
                 self.fill.take_message(note.prefix, note.content);
+                Taken::Done
+            }
+            Change::Update { transaction, index, relation } => {
+                let covered = self.covered.covers(transaction.commit_lsn, index);
+                match self.extractor.on_update(relation).filter(|_| !covered) {
+                    Some(Updates::Stop) => return Err(update_fault(relation, transaction, index)),
+                    Some(Updates::Warn) => self.updates.warnings += 1,
+                    Some(Updates::Error) => self.updates.errors += 1,
+                    None => {}
+                }
                 Taken::Done
             }
             Change::Passed => Taken::Done,
@@ -207,6 +228,11 @@ impl Intake {
     /// Events that carry the relay's time instead of their commit time.
     pub fn retimed(&self) -> u64 {
         self.fill.retimed
+    }
+
+    /// Updates of outbox rows so far.
+    pub fn updates(&self) -> UpdatesSeen {
+        self.updates
     }
 
     /// Seals the set if the pacer says so; called whenever time has passed or frames were taken.

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use super::acquire::{Acquired, NotAcquired, acquire};
 use super::board::Board;
-use super::intake::{CommittedSet, Intake, Now, SealedSet, Taken};
+use super::intake::{CommittedSet, Intake, Now, SealedSet, Taken, UpdatesSeen};
 use super::messages::{Command, Event, Inbox, Plan, ReaderEnd};
 use super::pace::{Due, HOT_PAUSE};
 use crate::config::Config;
@@ -42,6 +42,8 @@ const CONFIRM_INTERVAL: Duration = Duration::from_millis(200);
 const DRAIN_READ_MAX: Duration = Duration::from_secs(5);
 /// Between two warnings about events that carry the relay's time.
 const RETIMED_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the log tells of updated outbox rows.
+const UPDATES_INTERVAL: Duration = Duration::from_secs(60);
 /// Frames taken before the clock is looked at again.
 const FRAMES_PER_LOOK: usize = 64;
 
@@ -171,6 +173,9 @@ struct Streaming {
     /// Retimed events that a warning told of, and when.
     retimed: u64,
     retimed_at: Option<Instant>,
+    /// Updates of outbox rows that the log told of, and when.
+    updates: UpdatesSeen,
+    updates_at: Option<Instant>,
 }
 
 impl Streaming {
@@ -205,6 +210,8 @@ impl Streaming {
             progress_at: origin,
             retimed: 0,
             retimed_at: None,
+            updates: UpdatesSeen::default(),
+            updates_at: None,
         }
     }
 
@@ -488,7 +495,24 @@ impl Streaming {
         self.asked = false;
         self.board.confirmed(confirmed, self.intake.server_lsn());
         self.warn_of_retimed();
+        self.tell_of_updates();
         Ok(())
+    }
+
+    /// Somebody may believe that an update gives an event; once a minute will do.
+    fn tell_of_updates(&mut self) {
+        let (now, told) = (self.intake.updates(), self.updates);
+        if now == told || self.updates_at.is_some_and(|at| at.elapsed() < UPDATES_INTERVAL) {
+            return;
+        }
+        let code = Code::OutboxUpdated;
+        if now.errors > told.errors {
+            tracing::error!(%code, rows = now.errors - told.errors, "updates of outbox rows give no events");
+        }
+        if now.warnings > told.warnings {
+            tracing::warn!(%code, rows = now.warnings - told.warnings, "updates of outbox rows give no events");
+        }
+        (self.updates, self.updates_at) = (now, Some(Instant::now()));
     }
 
     /// Consumers see the relay's time on such records, so somebody should know; once a minute will do.

@@ -2,7 +2,7 @@
 //! twice.
 
 use super::migrations;
-use crate::config::{Config, Outbox, TableName, TopicPart};
+use crate::config::{Config, Missing, Outbox, TableName, TopicPart};
 use crate::source::{quote_identifier, quote_literal};
 
 /// Everything that setup would run in an empty database, for an administrator who prefers to run
@@ -81,31 +81,44 @@ const TEXT_REQUIRED: &str = "varchar(255) NOT NULL";
 /// Every configured column once, in the order of Debezium's table.
 fn columns(outbox: &Outbox) -> Vec<(String, &'static str)> {
     let mut columns = vec![(outbox.id_column.clone(), "uuid PRIMARY KEY")];
-    for part in outbox.topic.parts() {
-        if let TopicPart::Column(column) = part {
-            columns.push((column.clone(), TEXT_REQUIRED));
-        }
-    }
+    columns.extend(topic_columns(outbox).map(|column| (column, TEXT_REQUIRED)));
     columns.push((outbox.key_column.clone(), TEXT_REQUIRED));
     // Debezium's table has it whether it is relayed or not; applications written for it insert it.
     if outbox.id_column == "id" && outbox.key_column == "aggregateid" && outbox.payload_column == "payload" {
-        columns.push(("type".to_owned(), TEXT_REQUIRED));
+        columns.push((outbox.type_column.clone(), TEXT_REQUIRED));
     }
+    let typed = [
+        (&outbox.timestamp_column, "timestamp"),
+        (&outbox.version_column, "integer"),
+        (&outbox.partition_column, "integer"),
+    ];
+    columns.extend(typed.into_iter().filter_map(|(column, kind)| Some((column.clone()?, kind))));
     columns.extend(outbox.headers.iter().map(|header| (header.column.clone(), "varchar(255)")));
+    columns.extend(outbox.envelope.iter().map(|field| (field.column.clone(), "varchar(255)")));
     columns.push((outbox.payload_column.clone(), "jsonb"));
     let mut seen = std::collections::HashSet::new();
     columns.retain(|(name, _)| seen.insert(name.clone()));
     columns
 }
 
-/// Every column that the configuration names, each once.
-pub(crate) fn column_names(outbox: &Outbox) -> Vec<String> {
-    let mut names = vec![outbox.id_column.clone(), outbox.key_column.clone(), outbox.payload_column.clone()];
-    names.extend(outbox.topic.parts().iter().filter_map(|part| match part {
+fn topic_columns(outbox: &Outbox) -> impl Iterator<Item = String> {
+    outbox.topic.parts().iter().filter_map(|part| match part {
         TopicPart::Column(column) => Some(column.clone()),
         TopicPart::Literal(_) => None,
-    }));
-    names.extend(outbox.headers.iter().map(|header| header.column.clone()));
+    })
+}
+
+/// Every column that the events of a table need, each once.
+pub(crate) fn column_names(outbox: &Outbox) -> Vec<String> {
+    let mut names = vec![outbox.id_column.clone(), outbox.key_column.clone(), outbox.payload_column.clone()];
+    names.extend(topic_columns(outbox));
+    names.extend(outbox.timestamp_column.clone());
+    names.extend(outbox.version_column.clone());
+    if outbox.missing == Missing::Stop {
+        names.extend(outbox.headers.iter().map(|header| header.column.clone()));
+        names.extend(outbox.envelope.iter().map(|field| field.column.clone()));
+        names.extend(outbox.partition_column.clone());
+    }
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names

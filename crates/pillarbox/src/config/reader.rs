@@ -134,6 +134,24 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// The option as one of some words; `None` when absent or reported.
+    pub(crate) fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        self.parse(key, |text| {
+            let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+            let known = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
+            found.ok_or_else(|| format!("expected {}", known()))
+        })
+    }
+
+    /// Reports an option that does not fit the others, where it stands or where it would.
+    pub(crate) fn wrong(&self, key: &str, message: String, hint: &str) {
+        let place = self.entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.place);
+        let option = self.option(key);
+        let message = format!("{option}: {message}");
+        let problem = Problem::new(Code::ConfigValue, option, message).at(Some(place.unwrap_or(self.place)));
+        self.context.report(problem.hint(hint));
+    }
+
     /// An option of a later version: present and not `accepted` is a problem of its own kind.
     pub(crate) fn unsupported(&self, key: &'static str, accepted: &[&str], hint: &str) {
         let Some(node) = self.node(key) else { return };

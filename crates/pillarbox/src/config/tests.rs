@@ -88,7 +88,11 @@ http: { listen: off }
 fn what_is_shown_reads_back_the_same() {
     let source = "pipeline: orders\npostgres: { url: \"postgres://u%40x:hunter2@[::1]/a%20b\" }\n\
         kafka: { brokers: [\"k:1\"], transaction: { ids: 2 } }\n\
-        outbox: { table: '\"a.b\".c', headers: [ { column: type } ] }\n";
+        outbox: { table: '\"a.b\".c', headers: [ { column: type } ], envelope: [ { column: a, name: b } ],\n  \
+          columns: { type: t, timestamp: at, schema_version: v }, partition: p, missing_columns: ignore,\n  \
+          key_format: json, expand_json: true, json_nulls: keep, empty_payload: tombstone, on_update: stop,\n  \
+          trace: tracingspancontext,\n  \
+          topics_allowed: [ x, y ], topic: { by: a, regex: '(x)|y', replacement: $1-$0 } }\n";
     let loaded = ok(source);
     let yaml = serde_saphyr::to_string(&show::shown(&loaded)).unwrap();
     assert!(!yaml.contains("hunter2") && yaml.contains("***"), "{yaml}");
@@ -97,6 +101,70 @@ fn what_is_shown_reads_back_the_same() {
     let mut loaded = loaded;
     loaded.config.postgres.password = None;
     assert_eq!(format!("{again:?}"), format!("{loaded:?}"));
+}
+
+#[test]
+fn topics_by_template_and_by_rule() {
+    let topic = |options: &str| {
+        let loaded = ok(&SMALLEST.replace("public.outbox", &format!("public.outbox, {options}")));
+        let outbox = &loaded.config.outbox[0];
+        let rule = outbox.pattern.as_ref().map(|p| (p.regex().to_owned(), p.replacement().to_owned()));
+        (outbox.topic.to_string(), rule)
+    };
+    assert_eq!(topic("topic: \"{a}\", topics_allowed: [ a ]"), ("{a}".into(), None));
+    for replacement in ["${routedByValue}-events", "${routedByValue}"] {
+        let options = format!("topic: {{ by: aggregate_type, replacement: \"{replacement}\" }}");
+        let rule = Some(("(?<routedByValue>.*)".into(), replacement.into()));
+        assert_eq!(topic(&options), ("{aggregate_type}".into(), rule));
+    }
+}
+
+#[test]
+fn options_of_the_outbox_that_do_not_fit() {
+    let many: String = (0..17).map(|n| format!("{{ column: c{n} }},")).collect();
+    for (options, message) in [
+        ("value_format: xml".to_owned(), "outbox.value_format: expected text or json, found `xml`"),
+        (
+            "value_format: text, envelope: [ { column: a } ]".to_owned(),
+            "outbox.value_format: an envelope and an expanded payload are JSON",
+        ),
+        (
+            "envelope: [ { column: a, name: payload } ]".to_owned(),
+            "outbox.envelope: the envelope has two fields `payload`",
+        ),
+        ("envelope: [ { name: a } ]".to_owned(), "outbox.envelope[0].column is missing"),
+        ("topic: \"{a}\"".to_owned(), "outbox.topic: the template needs a literal prefix or suffix"),
+        (
+            "topic: \"{a}{a}{a}{a}{a}{a}{a}{a}x\"".to_owned(),
+            "outbox.topic: expected at most 8 pieces, it has 9",
+        ),
+        (
+            "topic: { regex: \"a(?=b)\" }".to_owned(),
+            "outbox.topic: `(?=` at character 2 of the regex is not supported",
+        ),
+        (
+            "topic: { regex: a, replacement: $1 }".to_owned(),
+            "outbox.topic: character 1 of the replacement: the regex has no group of this number",
+        ),
+        ("topic: { to: a }".to_owned(), "unknown option `to` in outbox.topic"),
+        ("topics_allowed: [ a/b ]".to_owned(), "outbox.topics_allowed[0]: "),
+        ("topics_allowed: a".to_owned(), "outbox.topics_allowed: expected a list of topics"),
+        ("missing_columns: 1".to_owned(), "outbox.missing_columns: expected stop or ignore, found `1`"),
+        (
+            format!("headers: [ {many} ]"),
+            "outbox.headers: at most 16 columns become headers, a trace counts as 3, found 17",
+        ),
+        ("json_nulls: keep".to_owned(), "outbox.json_nulls: nothing is expanded"),
+        (
+            "expand_json: true, value_format: text".to_owned(),
+            "outbox.value_format: an envelope and an expanded payload are JSON",
+        ),
+        ("empty_payload: null".to_owned(), "outbox.empty_payload has no value"),
+        ("on_update: fatal".to_owned(), "outbox.on_update: expected warn or error or stop, found `fatal`"),
+    ] {
+        let text = refused(&SMALLEST.replace("public.outbox", &format!("public.outbox, {options}")));
+        assert!(text.starts_with("error[PB-000") && text.contains(&format!("]: {message}")), "{text}");
+    }
 }
 
 #[test]
@@ -156,7 +224,6 @@ fn options_of_later_versions_are_recognised() {
         ("postgres: { url: \"postgres://u@h\", tls: { mode: verify-full } }", "postgres.tls"),
         ("messages: { prefix: outbox }", "messages"),
         ("outbox: { table: t, on_error: dead_letter }", "outbox.on_error"),
-        ("outbox: { table: t, key_format: json }", "outbox.key_format"),
     ] {
         let key = extra.split(':').next().unwrap();
         let mut lines: Vec<&str> = SMALLEST.lines().filter(|line| !line.starts_with(key)).collect();

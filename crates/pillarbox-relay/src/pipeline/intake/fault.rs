@@ -30,6 +30,12 @@ pub(super) fn outbox_fault(error: &OutboxError, transaction: Transaction, index:
     })
 }
 
+pub(super) fn update_fault(relation: &Description, transaction: Transaction, index: u32) -> Fault {
+    let message = format!("{} was updated", place(relation, transaction, index));
+    Fault::new(Code::OutboxUpdated, message)
+        .hint("insert a new row instead, or set outbox.on_update to warn: an update gives no event")
+}
+
 pub(super) fn route_fault(
     error: &RouteError,
     relation: &Description,
@@ -39,6 +45,12 @@ pub(super) fn route_fault(
     let (code, hint) = match error {
         RouteError::KeylessCompacted(_) => {
             (Code::KeylessCompacted, "give the rows a key, or set the topic's cleanup.policy to delete")
+        }
+        RouteError::NoSuchPartition { .. } => {
+            (Code::BadValue, "correct the writer, or leave the partition to the key by NULL")
+        }
+        RouteError::Forbidden(_) => {
+            (Code::TopicForbidden, "correct the writer, or list the topic in outbox.topics_allowed")
         }
         RouteError::NullColumn(_) => (Code::MissingValue, "add NOT NULL to the column that names the topic"),
         _ => (Code::IllegalTopic, "topic names have 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-'"),
