@@ -60,6 +60,12 @@ fn write_unit(unit: u16, out: &mut Vec<u8>) {
 /// Writes bytes as a quoted string of base64.
 pub(super) fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
+    base64(bytes, out);
+    out.push(b'"');
+}
+
+/// Writes bytes as base64.
+pub(super) fn base64(bytes: &[u8], out: &mut Vec<u8>) {
     for chunk in bytes.chunks(3) {
         let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
         let bits = at(0) << 16 | at(1) << 8 | at(2);
@@ -67,7 +73,6 @@ pub(super) fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
         group[chunk.len() + 1..].fill(b'=');
         out.extend_from_slice(&group);
     }
-    out.push(b'"');
 }
 
 #[cfg(test)]

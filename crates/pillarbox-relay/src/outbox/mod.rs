@@ -186,6 +186,7 @@ fn read<'a>(
                 Role::Payload => payload.clone_from(&field),
                 Role::Topic(part) => topic[*part].clone_from(&field),
                 Role::Header(header) => headers[*header].clone_from(&field),
+                Role::BytesHeader(header) => headers[*header] = field.clone().map(|f| base64(f, scratch)),
                 Role::Partition => asked_partition = partition(column, *kind).map_err(unreadable)?,
                 Role::Trace(first) => {
                     let Column::Text(text) = column else { continue };
@@ -225,6 +226,14 @@ fn field<'a>(
         Plain::Input(bytes) => Field::Input(bytes),
         Plain::Scratch(start) => Field::Scratch(start..scratch.len()),
     }))
+}
+
+/// Bytes as text, behind what the scratch buffer holds.
+fn base64<'a>(field: Field<'_>, scratch: &mut Vec<u8>) -> Field<'a> {
+    let bytes = resolve(field, scratch).to_vec();
+    let start = scratch.len();
+    json::base64(&bytes, scratch);
+    Field::Scratch(start..scratch.len())
 }
 
 fn resolve<'a>(field: Field<'a>, scratch: &'a [u8]) -> &'a [u8] {

@@ -16,6 +16,8 @@ pub(super) enum Role {
     Payload,
     Topic(usize),
     Header(usize),
+    /// A header of bytes: text in base64, as Connect's header converter writes it.
+    BytesHeader(usize),
     Partition,
     Time,
     /// Where its headers begin.
@@ -55,6 +57,7 @@ pub(super) fn plan(outboxes: &[Outbox], relation: &Description) -> Result<Option
     let mut headers_absent = 0;
     for (number, header) in outbox.headers.iter().enumerate() {
         match table.placed(&header.column)? {
+            Some(at) if columns[at].0 == Kind::Bytea => columns[at].1.push(Role::BytesHeader(number)),
             Some(at) => columns[at].1.push(Role::Header(number)),
             None => headers_absent |= 1 << number,
         }

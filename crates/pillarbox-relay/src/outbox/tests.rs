@@ -91,18 +91,24 @@ fn columns_by_other_names() {
 #[test]
 fn placed_columns_are_headers_and_partition() {
     let placed = Outbox {
-        headers: vec![header("type", "eventType"), header("flag", "flag"), header("none", "none")],
+        headers: vec![
+            header("type", "eventType"),
+            header("flag", "flag"),
+            header("none", "none"),
+            header("bytes", "bytes"),
+        ],
         partition_column: Some("p".into()),
         ..outbox()
     };
-    let more = [("flag", 16, Some("t")), ("none", TEXT, None), ("p", 23, Some("2"))];
+    let bytes = ("bytes", 17, Some("\\x00ff41"));
+    let more = [("flag", 16, Some("t")), ("none", TEXT, None), bytes, ("p", 23, Some("2"))];
     extract(placed.clone(), None, &more, |event| {
         let event = event.unwrap();
-        assert_eq!(event.headers[..3], [Some(&b"made"[..]), Some(b"true"), None]);
+        assert_eq!(event.headers[..4], [Some(&b"made"[..]), Some(b"true"), None, Some(b"AP9B")]);
         assert_eq!((event.partition, event.headers_absent), (Some(2), 0));
     });
     for bad in [("p", 23, Some("-1")), ("p", TEXT, Some("1"))] {
-        let more = [more[0], more[1], bad];
+        let more = [more[0], more[1], bytes, bad];
         assert!(extract(placed.clone(), None, &more, |event| event.is_err()), "{bad:?}");
     }
 }

@@ -1,11 +1,7 @@
 //! Dates and timestamps as Postgres prints them with `datestyle=ISO`.
 //!
-//! `2001-02-03 04:05:06.789+05:30`, years beyond 9999, ` BC` and the infinities included. Never
+//! `2001-02-03 04:05:06.789+05:30`, years beyond 9999 and ` BC` included. Never
 //! looks at a clock or a time zone: without an offset a timestamp is taken as UTC, as Debezium does.
-
-/// What Debezium writes for `infinity` and `-infinity`, in microseconds.
-const INFINITY: Instant = Instant(9_223_372_036_825_200_000);
-const MINUS_INFINITY: Instant = Instant(-9_223_372_036_832_400_000);
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
@@ -15,17 +11,13 @@ const SECONDS_PER_DAY: i64 = 86_400;
 pub(super) struct Instant(pub(super) i64);
 
 impl Instant {
-    pub(super) fn is_finite(self) -> bool {
-        self != INFINITY && self != MINUS_INFINITY
-    }
-
     /// Milliseconds since 1970, rounded down.
     pub(super) fn millis(self) -> i64 {
         self.0.div_euclid(1000)
     }
 
-    /// `2001-02-03T04:05:06.789Z`: as many digits of the second as are needed.
-    pub(super) fn write_iso(self, out: &mut Vec<u8>) {
+    /// `2001-02-03T04:05:06.789Z` with so many digits behind the second, 6 at most.
+    pub(super) fn write_iso(self, digits: usize, out: &mut Vec<u8>) {
         let seconds = self.0.div_euclid(MICROS_PER_SECOND);
         let micros = self.0.rem_euclid(MICROS_PER_SECOND);
         let (year, month, day) = civil(seconds.div_euclid(SECONDS_PER_DAY));
@@ -36,8 +28,9 @@ impl Instant {
             _ => format!("-{:04}", -year),
         };
         let time = format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60);
-        let fraction = if micros == 0 { String::new() } else { format!(".{micros:06}") };
-        let text = format!("{year}-{month:02}-{day:02}T{time}{}Z", fraction.trim_end_matches('0'));
+        let fraction = if digits == 0 { String::new() } else { format!(".{micros:06}") };
+        let fraction = &fraction[..fraction.len().min(digits + 1)];
+        let text = format!("{year}-{month:02}-{day:02}T{time}{fraction}Z");
         out.extend_from_slice(text.as_bytes());
     }
 }
@@ -48,13 +41,13 @@ pub(super) fn parse_date(text: &[u8]) -> Option<i64> {
     rest.is_empty().then_some(days)
 }
 
-/// A timestamp with or without an offset.
+/// Microseconds since midnight; Postgres has a 24:00.
+pub(super) fn parse_time(text: &[u8]) -> Option<i64> {
+    clock(std::str::from_utf8(text).ok()?)
+}
+
+/// A finite timestamp with or without an offset.
 pub(super) fn parse_timestamp(text: &[u8]) -> Option<Instant> {
-    match text {
-        b"infinity" => return Some(INFINITY),
-        b"-infinity" => return Some(MINUS_INFINITY),
-        _ => {}
-    }
     let (text, before_christ) = split_era(std::str::from_utf8(text).ok()?);
     let (day, time) = text.split_once(' ')?;
     let day = if before_christ { format!("{day} BC") } else { day.to_owned() };
@@ -63,15 +56,20 @@ pub(super) fn parse_timestamp(text: &[u8]) -> Option<Instant> {
         return None;
     }
     let end = time.find(['+', '-']).unwrap_or(time.len());
-    let (clock, offset) = time.split_at(end);
-    let (clock, fraction) = clock.split_once('.').unwrap_or((clock, ""));
+    let (time, offset) = time.split_at(end);
+    let seconds = days * SECONDS_PER_DAY - signed_offset(offset)?;
+    seconds.checked_mul(MICROS_PER_SECOND)?.checked_add(clock(time)?).map(Instant)
+}
+
+/// Microseconds of `hh:mm:ss.ffffff`.
+fn clock(text: &str) -> Option<i64> {
+    let (text, fraction) = text.split_once('.').unwrap_or((text, ""));
     let micros: i64 = match fraction.len() {
         0 => 0,
         len @ 1..=6 => fraction.parse::<i64>().ok()? * 10_i64.pow(6 - u32::try_from(len).ok()?),
         _ => return None,
     };
-    let seconds = days * SECONDS_PER_DAY + hms(clock)? - signed_offset(offset)?;
-    seconds.checked_mul(MICROS_PER_SECOND)?.checked_add(micros).map(Instant)
+    Some(hms(text)? * MICROS_PER_SECOND + micros)
 }
 
 fn split_era(text: &str) -> (&str, bool) {
@@ -145,7 +143,7 @@ mod tests {
             ("1890-01-01 00:00:00+00:53:28", Some(-2_524_524_808_000_000)),
             ("0001-12-31 00:00:00 BC", Some(-62_135_683_200_000_000)),
             ("10000-01-01 00:00:00", Some(253_402_300_800_000_000)),
-            ("infinity", Some(INFINITY.0)),
+            ("infinity", None),
             ("2001-13-01 00:00:00", None),
             ("2001-01-01", None),
             ("", None),
@@ -163,15 +161,28 @@ mod tests {
     }
 
     #[test]
+    fn times_of_day() {
+        for (text, micros) in [
+            ("00:00:00", Some(0)),
+            ("04:05:06.5", Some(14_706_500_000)),
+            ("24:00:00", Some(86_400_000_000)),
+            ("", None),
+        ] {
+            assert_eq!(parse_time(text.as_bytes()), micros, "{text}");
+        }
+    }
+
+    #[test]
     fn iso_text() {
-        for (text, iso) in [
-            ("2001-02-03 04:05:06.789+05:30", "2001-02-02T22:35:06.789Z"),
-            ("2000-02-29 00:00:00+00", "2000-02-29T00:00:00Z"),
-            ("1969-12-31 23:59:59.999999+00", "1969-12-31T23:59:59.999999Z"),
-            ("12000-01-01 00:00:00+00", "+12000-01-01T00:00:00Z"),
+        for (text, digits, iso) in [
+            ("2001-02-03 04:05:06.789+05:30", 6, "2001-02-02T22:35:06.789000Z"),
+            ("2001-02-03 04:05:06.7+00", 3, "2001-02-03T04:05:06.700Z"),
+            ("2000-02-29 00:00:00+00", 0, "2000-02-29T00:00:00Z"),
+            ("1969-12-31 23:59:59.999999+00", 6, "1969-12-31T23:59:59.999999Z"),
+            ("12000-01-01 00:00:00+00", 0, "+12000-01-01T00:00:00Z"),
         ] {
             let mut out = Vec::new();
-            parse_timestamp(text.as_bytes()).unwrap().write_iso(&mut out);
+            parse_timestamp(text.as_bytes()).unwrap().write_iso(digits, &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), iso, "{text}");
         }
     }

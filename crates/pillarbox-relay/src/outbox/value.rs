@@ -1,8 +1,8 @@
 //! Values of columns, by what their types mean: as text, as a number, as JSON.
 //!
 //! A consumer of Debezium finds what it found before: booleans are `true` and `false`, dates days,
-//! timestamps without zone microseconds since 1970 (milliseconds up to a precision of 3), those with
-//! zone ISO text in UTC, floating-point numbers as Java prints them, bytea base64 in JSON. Other
+//! times and timestamps without zone microseconds (milliseconds up to a precision of 3), timestamps
+//! with zone ISO text in UTC, floating-point numbers as Java prints them, bytea base64 in JSON. Other
 //! types are their text. Never reads a value that no configuration names.
 
 use pillarbox_wire::lsn::Oid;
@@ -10,7 +10,7 @@ use pillarbox_wire::pgoutput::Column;
 
 use super::json;
 use super::number::{write_f32, write_f64};
-use super::time::{parse_date, parse_timestamp};
+use super::time::{parse_date, parse_time, parse_timestamp};
 
 const NOT_INSERTED: &str = "an inserted row has no value for it";
 
@@ -26,10 +26,16 @@ pub(super) enum Kind {
     Float8,
     Date,
     /// Without time zone; milliseconds for a precision up to 3.
+    Time {
+        millis: bool,
+    },
     Timestamp {
         millis: bool,
     },
-    TimestampTz,
+    /// With as many digits behind the second.
+    TimestampTz {
+        digits: usize,
+    },
 }
 
 impl Kind {
@@ -42,8 +48,9 @@ impl Kind {
             700 => Self::Float4,
             701 => Self::Float8,
             1082 => Self::Date,
+            1083 => Self::Time { millis: (0..=3).contains(&modifier) },
             1114 => Self::Timestamp { millis: (0..=3).contains(&modifier) },
-            1184 => Self::TimestampTz,
+            1184 => Self::TimestampTz { digits: usize::try_from(modifier).map_or(6, |digits| digits.min(6)) },
             _ => Self::Text,
         }
     }
@@ -81,27 +88,48 @@ pub(super) fn plain<'a>(
 }
 
 fn convert(text: &[u8], kind: Kind, out: &mut Vec<u8>) -> Result<(), &'static str> {
-    match kind {
-        Kind::Text | Kind::Integer => out.extend_from_slice(text),
-        Kind::Bytea => unhex(text, out)?,
-        Kind::Bool => out.extend_from_slice(if text == b"t" { b"true" } else { b"false" }),
-        Kind::Float4 => write_f32(parse(text).ok_or("it is no number")?, out),
-        Kind::Float8 => write_f64(parse(text).ok_or("it is no number")?, out),
-        Kind::Date => {
-            let days = parse_date(text).ok_or("it is no date")?;
-            out.extend_from_slice(days.to_string().as_bytes());
+    let start = out.len();
+    let converted = match kind {
+        Kind::Text | Kind::Integer => None,
+        Kind::Bytea => return unhex(text, out),
+        Kind::Bool => {
+            out.extend_from_slice(if text == b"t" { b"true" } else { b"false" });
+            Some(())
         }
-        Kind::Timestamp { millis } => {
-            let instant = parse_timestamp(text).ok_or("it is no timestamp")?;
-            let number = if millis { instant.millis() } else { instant.0 };
-            out.extend_from_slice(number.to_string().as_bytes());
-        }
-        Kind::TimestampTz => {
-            let instant = parse_timestamp(text).ok_or("it is no timestamp")?;
-            instant.write_iso(out);
-        }
+        Kind::Float4 => parse(text).map(|float| write_f32(float, out)),
+        Kind::Float8 => parse(text).map(|float| write_f64(float, out)),
+        Kind::Date => parse_date(text).map(|days| out.extend_from_slice(days.to_string().as_bytes())),
+        Kind::Time { millis } => parse_time(text).map(|micros| write_micros(micros, millis, out)),
+        Kind::Timestamp { millis } => infinite(text, millis)
+            .or_else(|| {
+                parse_timestamp(text).map(|instant| if millis { instant.millis() } else { instant.0 })
+            })
+            .map(|number| out.extend_from_slice(number.to_string().as_bytes())),
+        Kind::TimestampTz { digits } => parse_timestamp(text).map(|instant| instant.write_iso(digits, out)),
+    };
+    // What has no such form, as the infinite date, is its text: no event halts for the form of a value.
+    if converted.is_none() {
+        out.truncate(start);
+        out.extend_from_slice(text);
     }
     Ok(())
+}
+
+fn write_micros(micros: i64, millis: bool, out: &mut Vec<u8>) {
+    let number = if millis { micros / 1000 } else { micros };
+    out.extend_from_slice(number.to_string().as_bytes());
+}
+
+/// What Debezium writes for timestamps that never end: milliseconds of Java's driver, which overflow
+/// as microseconds.
+fn infinite(text: &[u8], millis: bool) -> Option<i64> {
+    match (text, millis) {
+        (b"infinity", true) => Some(9_223_372_036_825_200_000),
+        (b"-infinity", true) => Some(-9_223_372_036_832_400_000),
+        (b"infinity", false) => Some(i64::MAX),
+        (b"-infinity", false) => Some(i64::MIN),
+        _ => None,
+    }
 }
 
 fn parse<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
@@ -112,14 +140,19 @@ fn parse<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
 pub(super) fn write_json(plain: Option<&[u8]>, kind: Kind, out: &mut Vec<u8>) {
     let Some(plain) = plain else { return out.extend_from_slice(b"null") };
     match kind {
-        Kind::Text | Kind::TimestampTz => json::write_string(plain, out),
+        Kind::Text | Kind::TimestampTz { .. } => json::write_string(plain, out),
         Kind::Bytea => json::write_base64(plain, out),
         // Infinity and NaN are no JSON numbers.
-        Kind::Float4 | Kind::Float8 if plain.ends_with(b"y") || plain.ends_with(b"N") => {
-            json::write_string(plain, out);
-        }
-        Kind::Bool | Kind::Integer | Kind::Float4 | Kind::Float8 | Kind::Date | Kind::Timestamp { .. } => {
-            out.extend_from_slice(plain)
+        Kind::Bool
+        | Kind::Integer
+        | Kind::Float4
+        | Kind::Float8
+        | Kind::Date
+        | Kind::Time { .. }
+        | Kind::Timestamp { .. } => {
+            let last = plain.last().copied().unwrap_or(b'-');
+            let bare = last.is_ascii_digit() || kind == Kind::Bool;
+            if bare { out.extend_from_slice(plain) } else { json::write_string(plain, out) }
         }
     }
 }
@@ -138,9 +171,11 @@ pub(super) fn partition(column: Column<'_>, kind: Kind) -> Result<Option<u32>, &
 pub(super) fn unix_millis(column: Column<'_>, kind: Kind) -> Result<Option<i64>, &'static str> {
     match (column, kind) {
         (Column::Null, _) => Ok(None),
-        (Column::Text(text), Kind::Timestamp { .. } | Kind::TimestampTz) => {
-            let instant = parse_timestamp(text).ok_or("it is no timestamp")?;
-            Ok(instant.is_finite().then(|| instant.millis()))
+        (Column::Text(b"infinity" | b"-infinity"), Kind::Timestamp { .. } | Kind::TimestampTz { .. }) => {
+            Ok(None)
+        }
+        (Column::Text(text), Kind::Timestamp { .. } | Kind::TimestampTz { .. }) => {
+            parse_timestamp(text).map(|instant| Some(instant.millis())).ok_or("it is no timestamp")
         }
         (Column::Unchanged, _) => Err(NOT_INSERTED),
         (Column::Text(_) | Column::Binary(_), _) => Err("a record's time is a timestamp"),
@@ -207,9 +242,22 @@ mod tests {
         (701, -1, "-Infinity", "-Infinity", "\"-Infinity\""),
         (700, -1, "0.1", "0.1", "0.1"),
         (1082, -1, "1970-01-03", "2", "2"),
+        (1082, -1, "infinity", "infinity", "\"infinity\""),
         (1114, -1, "1970-01-01 00:00:01.5", "1500000", "1500000"),
         (1114, 3, "1970-01-01 00:00:01.5", "1500", "1500"),
-        (1184, -1, "2001-02-03 04:05:06.5+02", "2001-02-03T02:05:06.5Z", "\"2001-02-03T02:05:06.5Z\""),
+        (
+            1184,
+            -1,
+            "2001-02-03 04:05:06.5+02",
+            "2001-02-03T02:05:06.500000Z",
+            "\"2001-02-03T02:05:06.500000Z\"",
+        ),
+        (1184, 0, "2001-02-03 04:05:06+02", "2001-02-03T02:05:06Z", "\"2001-02-03T02:05:06Z\""),
+        (1184, -1, "infinity", "infinity", "\"infinity\""),
+        (1083, -1, "04:05:06.5", "14706500000", "14706500000"),
+        (1083, 3, "04:05:06.5", "14706500", "14706500"),
+        (1114, -1, "infinity", "9223372036854775807", "9223372036854775807"),
+        (1114, 3, "-infinity", "-9223372036832400000", "-9223372036832400000"),
         (1700, -1, "1.50", "1.50", "\"1.50\""),
     ];
 
