@@ -6,6 +6,8 @@
 
 pub mod account;
 pub mod cache;
+#[cfg(feature = "certificates")]
+pub mod certificates;
 #[cfg(feature = "rdkafka")]
 pub mod consumer;
 pub mod download;
@@ -16,6 +18,7 @@ pub mod kafka;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+mod secured;
 pub mod sql;
 pub mod wal;
 pub mod workload;
@@ -24,3 +27,4 @@ pub use cache::Progress;
 pub use error::LabError;
 pub use kafka::{Kafka, KafkaOptions};
 pub use postgres::{Postgres, PostgresOptions, ShutdownMode};
+pub use secured::ServerTls;

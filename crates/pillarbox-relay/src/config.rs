@@ -6,7 +6,12 @@
 use std::fmt;
 use std::time::Duration;
 
+pub use pillarbox_tls::{Identity, Roots, Tls, Verify};
 pub use pillarbox_wire::topic::PipelineName;
+
+pub use secured::{ChannelBinding, PostgresTls, TlsMode, Transport};
+
+mod secured;
 
 /// A secret that never shows itself in logs or errors.
 #[derive(Clone, PartialEq, Eq)]
@@ -60,6 +65,8 @@ pub struct Postgres {
     pub slot: String,
     /// The publication; default `pillarbox_<pipeline>`.
     pub publication: String,
+    /// How connections are secured.
+    pub tls: PostgresTls,
 }
 
 /// The destination cluster.

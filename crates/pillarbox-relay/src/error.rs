@@ -109,6 +109,12 @@ codes! {
     NotSetUp = 1021, Config, Config, "the database is not set up for this pipeline";
     PgSetting = 1022, Config, Config, "a Postgres setting is risky";
     PgStandby = 1023, Retry, TryAgain, "the server is in recovery";
+    PgTlsNotOffered = 1031, Permission, Permission, "Postgres does not offer TLS";
+    PgCertificateUntrusted = 1032, Permission, Permission, "the certificate of Postgres is not trusted";
+    PgCertificateName = 1033, Permission, Permission, "the certificate of Postgres is for another host";
+    PgCertificateExpired = 1034, Permission, Permission, "the certificate of Postgres is out of date";
+    PgClientCertificate = 1035, Permission, Permission, "Postgres does not accept the relay's certificate";
+    PgTlsFailed = 1036, Retry, Unavailable, "the TLS handshake with Postgres failed";
 
     KafkaUnreachable = 2001, Retry, Unavailable, "Kafka cannot be reached";
     KafkaTlsOrSasl = 2002, Retry, Permission, "Kafka demands TLS or SASL";

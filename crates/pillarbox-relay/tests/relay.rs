@@ -43,6 +43,7 @@ impl World {
                 database: "postgres".into(),
                 slot: "s".into(),
                 publication: "p".into(),
+                tls: Default::default(),
             },
             kafka: config::Kafka {
                 brokers: vec![kafka.bootstrap()],

@@ -49,6 +49,7 @@ impl Site {
                 database: "shop".into(),
                 slot: format!("pillarbox_{pipeline}"),
                 publication: format!("pillarbox_{pipeline}"),
+                tls: Default::default(),
             },
             kafka: config::Kafka {
                 brokers: vec![KAFKA.bootstrap()],

@@ -60,6 +60,7 @@ impl Site {
             database: "shop".into(),
             slot: "s".into(),
             publication: "p".into(),
+            tls: Default::default(),
         }
     }
 

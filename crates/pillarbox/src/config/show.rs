@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use pillarbox_relay::config::{Outbox, Postgres};
+use pillarbox_relay::config::{ChannelBinding, Outbox, Postgres, PostgresTls, Roots, Tls};
 use serde_json::{Value, json};
 
-use super::Loaded;
+use super::{Loaded, tls};
 
 /// What stands where a secret is.
 const BLANK: &str = "***";
@@ -23,6 +23,7 @@ pub(crate) fn shown(loaded: &Loaded) -> Value {
     if config.postgres.password.is_some() {
         postgres["password"] = json!(BLANK);
     }
+    postgres["tls"] = postgres_tls(&config.postgres.tls);
     json!({
         "pipeline": config.pipeline.as_str(),
         "postgres": postgres,
@@ -44,6 +45,24 @@ pub(crate) fn shown(loaded: &Loaded) -> Value {
         "outbox": config.outbox.iter().map(outbox).collect::<Vec<_>>(),
         "http": { "listen": listen(loaded.listen) },
     })
+}
+
+fn postgres_tls(tls: &PostgresTls) -> Value {
+    let mut shown = files(&tls.secured);
+    shown["mode"] = json!(tls.mode.to_string());
+    shown
+}
+
+fn files(tls: &Tls) -> Value {
+    let mut shown = json!({});
+    if let Roots::File(path) = &tls.roots {
+        shown["ca"] = json!(tls::shown(path));
+    }
+    if let Some(identity) = &tls.identity {
+        shown["cert"] = json!(tls::shown(&identity.certificate));
+        shown["key"] = json!(tls::shown(&identity.key));
+    }
+    shown
 }
 
 fn listen(address: Option<SocketAddr>) -> String {
@@ -79,7 +98,13 @@ fn table(schema: &str, name: &str) -> String {
 pub(crate) fn url(postgres: &Postgres) -> String {
     let host =
         if postgres.host.contains(':') { format!("[{}]", postgres.host) } else { encode(&postgres.host) };
-    format!("postgres://{}@{host}:{}/{}", encode(&postgres.user), postgres.port, encode(&postgres.database))
+    let binding = match postgres.tls.channel_binding {
+        ChannelBinding::Disable => "?channel_binding=disable",
+        ChannelBinding::Prefer => "",
+        ChannelBinding::Require => "?channel_binding=require",
+    };
+    let (user, port, database) = (encode(&postgres.user), postgres.port, encode(&postgres.database));
+    format!("postgres://{user}@{host}:{port}/{database}{binding}")
 }
 
 /// Percent-encodes everything but unreserved characters.

@@ -19,6 +19,7 @@ fn config() -> Config {
             database: "shop".into(),
             slot: "s".into(),
             publication: "p".into(),
+            tls: Default::default(),
         },
         kafka: config::Kafka {
             brokers: vec!["k:9092".into()],

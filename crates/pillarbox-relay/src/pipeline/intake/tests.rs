@@ -34,6 +34,7 @@ fn config(limits: Transaction) -> Config {
             database: "d".into(),
             slot: "s".into(),
             publication: "p".into(),
+            tls: Default::default(),
         },
         kafka: Kafka { brokers: vec![], topics: Topics::default(), transaction: limits },
         outbox: vec![Outbox::debezium(table)],

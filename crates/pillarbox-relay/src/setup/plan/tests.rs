@@ -19,6 +19,7 @@ fn config() -> Config {
             database: "shop".into(),
             slot: "pillarbox_orders".into(),
             publication: "pillarbox_orders".into(),
+            tls: Default::default(),
         },
         kafka: config::Kafka {
             brokers: vec!["k:9092".into()],

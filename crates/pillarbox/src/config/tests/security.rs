@@ -1,0 +1,141 @@
+//! Options that secure the connections: where they come from, what they default to, what is wrong with them.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use pillarbox_relay::config::{ChannelBinding, Postgres, Roots, TlsMode, Verify};
+
+use super::*;
+
+/// A folder with an authority, a client's certificate and its key.
+fn files() -> tempfile::TempDir {
+    use pillarbox_lab::certificates::Authority;
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("authority").unwrap();
+    let issued = authority.client("relay").unwrap();
+    for (name, text) in
+        [("ca.pem", authority.pem()), ("relay.pem", issued.certificate), ("relay.key", issued.key)]
+    {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    std::fs::write(folder.path().join("empty.pem"), "nothing").unwrap();
+    folder
+}
+
+fn read(folder: &Path, source: &str, env: &[(&str, &str)]) -> Result<Loaded, String> {
+    let lookup =
+        |name: &str| env.iter().find(|(variable, _)| *variable == name).map(|(_, value)| (*value).to_owned());
+    interpret("p.yaml", source.to_owned(), Outside { env: &lookup, base: folder.to_owned() })
+        .map_err(|problems| problems_for_test(&problems))
+}
+
+fn postgres(folder: &Path, section: &str, env: &[(&str, &str)]) -> Result<Postgres, String> {
+    let source = SMALLEST.replace("{ url: \"postgres://pillarbox@db/shop\" }", section);
+    read(folder, &source, env).map(|loaded| loaded.config.postgres)
+}
+
+#[test]
+fn tls_of_postgres_from_section_url_and_environment() {
+    let folder = files();
+    let ca = |name: &str| Roots::File(folder.path().join(name));
+    let url = |query: &str| format!("{{ url: \"postgres://u@h{query}\" }}");
+    let section = |tls: &str| format!("{{ url: \"postgres://u@h?sslmode=require\", tls: {tls} }}");
+    let absolute = folder.path().join("ca.pem").display().to_string();
+    for (text, env, mode, verify, roots) in [
+        (url(""), vec![], TlsMode::Prefer, Verify::Nothing, Roots::Platform),
+        (
+            url(""),
+            vec![("PGSSLMODE", "verify-full"), ("PGSSLROOTCERT", &absolute)],
+            TlsMode::VerifyFull,
+            Verify::Full,
+            ca("ca.pem"),
+        ),
+        (
+            url("?sslmode=disable"),
+            vec![("PGSSLMODE", "verify-full")],
+            TlsMode::Disable,
+            Verify::Nothing,
+            Roots::Platform,
+        ),
+        (url("?sslmode=require&sslrootcert=ca.pem"), vec![], TlsMode::Require, Verify::Chain, ca("ca.pem")),
+        (url("?sslrootcert=system"), vec![], TlsMode::VerifyFull, Verify::Full, Roots::Platform),
+        (section("disable"), vec![], TlsMode::Disable, Verify::Nothing, Roots::Platform),
+        (section("{ ca: ca.pem }"), vec![], TlsMode::Require, Verify::Chain, ca("ca.pem")),
+        (
+            "{ url: \"postgres://u@h\", tls: { ca: ca.pem } }".to_owned(),
+            vec![("PGSSLMODE", "disable")],
+            TlsMode::VerifyFull,
+            Verify::Full,
+            ca("ca.pem"),
+        ),
+        (
+            section("{ mode: verify-ca, ca: ca.pem, cert: relay.pem, key: relay.key }"),
+            vec![],
+            TlsMode::VerifyCa,
+            Verify::Chain,
+            ca("ca.pem"),
+        ),
+    ] {
+        let tls = postgres(folder.path(), &text, &env).unwrap().tls;
+        assert_eq!((tls.mode, tls.secured.verify, &tls.secured.roots), (mode, verify, &roots), "{text}");
+        assert_eq!(tls.secured.identity.is_some(), text.contains("cert:"), "{text}");
+    }
+    let bound = postgres(folder.path(), &url("?channel_binding=require"), &[]).unwrap();
+    assert_eq!(bound.tls.channel_binding, ChannelBinding::Require);
+}
+
+#[test]
+fn what_is_wrong_with_tls_of_postgres() {
+    let folder = files();
+    for (tls, words) in [
+        ("full", "postgres.tls.mode: expected disable, allow, prefer, require, verify-ca or verify-full"),
+        ("{ mode: full }", "postgres.tls.mode: expected disable"),
+        ("{ ca: absent.pem }", "absent.pem: No such file"),
+        ("{ ca: empty.pem }", "it holds no certificate in PEM form"),
+        ("{ ca: ca.pem, cert: relay.pem }", "a client certificate needs both cert and key"),
+        ("{ ca: ca.pem, cert: relay.pem, key: ca.pem }", "it holds no private key in PEM form"),
+        ("{ ca: ca.pem, cert: ca.pem, key: relay.key }", "it does not fit"),
+        ("{ ca: ca.pem, certs: x }", "did you mean `cert`?"),
+        ("[a]", "postgres.tls must be a map of options, found a list"),
+    ] {
+        let section = format!("{{ url: \"postgres://u@h\", tls: {tls} }}");
+        let text = postgres(folder.path(), &section, &[]).unwrap_err();
+        assert!(text.contains(words), "{tls}: {text}");
+        assert!(!text.contains("problems in"), "{tls}: one problem, told once: {text}");
+        assert!(!text.contains("PRIVATE KEY"), "{text}");
+    }
+}
+
+#[test]
+fn a_password_from_the_password_file() {
+    let folder = files();
+    let file = folder.path().join("pgpass");
+    std::fs::write(&file, "h:5432:*:u:hunter2\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let home = folder.path().join("home");
+    std::fs::create_dir(&home).unwrap();
+    std::fs::copy(&file, home.join(".pgpass")).unwrap();
+    let (file, home) = (file.display().to_string(), home.display().to_string());
+    let password = |section: &str, env: &[(&str, &str)]| {
+        let postgres = postgres(folder.path(), section, env).unwrap();
+        postgres.password.map(|password| password.expose().to_owned())
+    };
+    let url = "{ url: \"postgres://u@h\" }";
+    assert_eq!(password(url, &[("PGPASSFILE", &file)]).as_deref(), Some("hunter2"));
+    assert_eq!(password(url, &[("HOME", &home)]).as_deref(), Some("hunter2"));
+    assert_eq!(password("{ url: \"postgres://u@h?passfile=pgpass\" }", &[]).as_deref(), Some("hunter2"));
+    assert_eq!(password(url, &[("PGPASSFILE", &file), ("PGPASSWORD", "first")]).as_deref(), Some("first"));
+    assert_eq!(password("{ url: \"postgres://other@h\" }", &[("PGPASSFILE", &file)]), None);
+    assert_eq!(password(url, &[]), None);
+}
+
+#[test]
+fn tls_is_shown_as_it_is_read() {
+    let folder = files();
+    let section = "{ url: \"postgres://u@h?channel_binding=require\", tls: { ca: ca.pem, cert: relay.pem, key: relay.key } }";
+    let source = SMALLEST.replace("{ url: \"postgres://pillarbox@db/shop\" }", section);
+    let loaded = read(folder.path(), &source, &[]).unwrap();
+    let yaml = serde_saphyr::to_string(&show::shown(&loaded)).unwrap();
+    let again = read(Path::new("/elsewhere"), &yaml, &[]).unwrap();
+    assert_eq!(format!("{again:?}"), format!("{loaded:?}"));
+}
