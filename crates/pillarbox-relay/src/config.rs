@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+pub use pillarbox_kafka::sasl::{Login, OAuth, Sasl};
 pub use pillarbox_tls::{Identity, Roots, Tls, Verify};
 pub use pillarbox_wire::topic::PipelineName;
 
@@ -74,6 +75,10 @@ pub struct Postgres {
 pub struct Kafka {
     /// Bootstrap brokers, `host:port`.
     pub brokers: Vec<String>,
+    /// How connections are secured; `None` = plaintext.
+    pub tls: Option<Tls>,
+    /// How connections log in; `None` = not at all.
+    pub sasl: Option<Sasl>,
     /// How topics that were never recorded come to be.
     pub topics: Topics,
     /// Limits of a Kafka transaction.

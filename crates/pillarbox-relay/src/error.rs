@@ -136,6 +136,15 @@ codes! {
     KafkaProtocol = 2018, Retry, Unavailable, "Kafka broke off or spoke unexpectedly";
     KafkaRejected = 2019, Halt, Halted, "a topic refuses an event as it is";
     KafkaMarkersLost = 2020, Retry, TryAgain, "brokers ended a transaction only in part";
+    KafkaTlsNotOffered = 2031, Retry, Permission, "the broker's port does not speak TLS";
+    KafkaCertificateUntrusted = 2032, Permission, Permission, "the certificate of a broker is not trusted";
+    KafkaCertificateName = 2033, Permission, Permission, "the certificate of a broker is for another host";
+    KafkaCertificateExpired = 2034, Permission, Permission, "the certificate of a broker is out of date";
+    KafkaClientCertificate = 2035, Permission, Permission, "Kafka does not accept the relay's certificate";
+    KafkaTlsFailed = 2036, Retry, Unavailable, "the TLS handshake with Kafka failed";
+    KafkaAuthentication = 2037, Permission, Permission, "Kafka rejects the user or password";
+    KafkaSaslMechanism = 2038, Permission, Permission, "Kafka does not take this way to log in";
+    KafkaToken = 2039, Retry, Permission, "the identity provider gives no token";
 
     SystemIdDiffers = 3001, Halt, Halted, "the checkpoint belongs to another database cluster";
     TimelineDiverged = 3002, Halt, Halted, "published events do not exist in this database's history";

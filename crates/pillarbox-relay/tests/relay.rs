@@ -47,6 +47,8 @@ impl World {
             },
             kafka: config::Kafka {
                 brokers: vec![kafka.bootstrap()],
+                tls: None,
+                sasl: None,
                 topics: Topics { create: true, partitions: 3, replication_factor: 1 },
                 transaction: Transaction::default(),
             },

@@ -53,6 +53,8 @@ impl Site {
             },
             kafka: config::Kafka {
                 brokers: vec![KAFKA.bootstrap()],
+                tls: None,
+                sasl: None,
                 topics: config::Topics::default(),
                 transaction: config::Transaction::default(),
             },

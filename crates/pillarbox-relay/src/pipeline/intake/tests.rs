@@ -36,7 +36,13 @@ fn config(limits: Transaction) -> Config {
             publication: "p".into(),
             tls: Default::default(),
         },
-        kafka: Kafka { brokers: vec![], topics: Topics::default(), transaction: limits },
+        kafka: Kafka {
+            brokers: vec![],
+            tls: None,
+            sasl: None,
+            topics: Topics::default(),
+            transaction: limits,
+        },
         outbox: vec![Outbox::debezium(table)],
     }
 }

@@ -23,6 +23,8 @@ fn config() -> Config {
         },
         kafka: config::Kafka {
             brokers: vec!["k:9092".into()],
+            tls: None,
+            sasl: None,
             topics: config::Topics::default(),
             transaction: config::Transaction::default(),
         },

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use pillarbox_relay::config::{ChannelBinding, Postgres, Roots, TlsMode, Verify};
+use pillarbox_relay::config::{ChannelBinding, Kafka, Postgres, Roots, Sasl, TlsMode, Verify};
 
 use super::*;
 
@@ -138,4 +138,95 @@ fn tls_is_shown_as_it_is_read() {
     let yaml = serde_saphyr::to_string(&show::shown(&loaded)).unwrap();
     let again = read(Path::new("/elsewhere"), &yaml, &[]).unwrap();
     assert_eq!(format!("{again:?}"), format!("{loaded:?}"));
+}
+
+fn kafka(folder: &Path, more: &str) -> Result<Kafka, String> {
+    let source = SMALLEST.replace("[\"kafka-0:9092\"] }", &format!("[\"kafka-0:9092\"], {more} }}"));
+    read(folder, &source, &[]).map(|loaded| loaded.config.kafka)
+}
+
+#[test]
+fn tls_and_logins_of_kafka() {
+    let folder = files();
+    for (more, verify, roots) in [
+        ("tls: disable", None, None),
+        ("tls: { mode: disable }", None, None),
+        ("tls: {}", Some(Verify::Full), Some(Roots::Platform)),
+        ("tls: verify-full", Some(Verify::Full), Some(Roots::Platform)),
+        (
+            "tls: { ca: ca.pem, cert: relay.pem, key: relay.key }",
+            Some(Verify::Full),
+            Some(Roots::File(folder.path().join("ca.pem"))),
+        ),
+        (
+            "tls: { mode: verify-ca, ca: ca.pem }",
+            Some(Verify::Chain),
+            Some(Roots::File(folder.path().join("ca.pem"))),
+        ),
+    ] {
+        let tls = kafka(folder.path(), more).unwrap().tls;
+        assert_eq!(tls.as_ref().map(|tls| tls.verify), verify, "{more}");
+        assert_eq!(tls.map(|tls| tls.roots), roots, "{more}");
+    }
+    for (mechanism, name) in
+        [("plain", "PLAIN"), ("SCRAM-SHA-256", "SCRAM-SHA-256"), ("scram-sha-512", "SCRAM-SHA-512")]
+    {
+        let sasl = format!("sasl: {{ mechanism: {mechanism}, username: relay, password: hunter2 }}");
+        assert_eq!(kafka(folder.path(), &sasl).unwrap().sasl.unwrap().mechanism(), name);
+    }
+    let sasl = "sasl: { mechanism: oauthbearer, token_url: \"https://id/token\", client_id: a, client_secret: b, scope: s, extensions: { logicalCluster: lkc-1 } }";
+    let Some(Sasl::OAuthBearer(oauth)) = kafka(folder.path(), sasl).unwrap().sasl else {
+        panic!("OAUTHBEARER")
+    };
+    assert_eq!((oauth.client_id.as_str(), oauth.scope.as_deref()), ("a", Some("s")));
+    assert_eq!(oauth.extensions, [("logicalCluster".to_owned(), "lkc-1".to_owned())]);
+}
+
+#[test]
+fn what_is_wrong_with_tls_and_logins_of_kafka() {
+    let folder = files();
+    for (more, words) in [
+        ("tls: require", "kafka.tls.mode: expected disable, verify-ca or verify-full"),
+        ("tls: { ca: absent.pem }", "absent.pem: No such file"),
+        ("sasl: { username: a, password: b }", "kafka.sasl.mechanism is missing"),
+        (
+            "sasl: { mechanism: gssapi }",
+            "kafka.sasl.mechanism: expected plain, scram-sha-256, scram-sha-512 or oauthbearer",
+        ),
+        ("sasl: { mechanism: plain, username: a }", "kafka.sasl.password is missing"),
+        (
+            "sasl: { mechanism: plain, username: a, password: b, scope: c }",
+            "unknown option `scope` in kafka.sasl",
+        ),
+        (
+            "sasl: { mechanism: oauthbearer, token_url: \"http://id/token\", client_id: a, client_secret: b }",
+            "kafka.sasl.token_url: expected https://host/path",
+        ),
+        (
+            "sasl: { mechanism: oauthbearer, token_url: \"https://id/\", client_id: a, client_secret: b, extensions: { auth: c } }",
+            "kafka.sasl.extensions: a name has letters only",
+        ),
+    ] {
+        let text = kafka(folder.path(), more).unwrap_err();
+        assert!(text.contains(words), "{more}: {text}");
+        assert!(!text.contains("problems in"), "{more}: one problem, told once: {text}");
+    }
+}
+
+#[test]
+fn logins_are_shown_without_their_secrets() {
+    let folder = files();
+    for sasl in [
+        "sasl: { mechanism: scram-sha-256, username: relay, password: hunter2 }",
+        "sasl: { mechanism: oauthbearer, token_url: \"https://id/token\", client_id: a, client_secret: hunter2, scope: s, token_ca: ca.pem }",
+    ] {
+        let more = format!("tls: {{ ca: ca.pem }}, {sasl}");
+        let source = SMALLEST.replace("[\"kafka-0:9092\"] }", &format!("[\"kafka-0:9092\"], {more} }}"));
+        let loaded = read(folder.path(), &source, &[]).unwrap();
+        let yaml = serde_saphyr::to_string(&show::shown(&loaded)).unwrap();
+        assert!(!yaml.contains("hunter2") && yaml.contains("***"), "{yaml}");
+        let again = read(Path::new("/elsewhere"), &yaml, &[]).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{loaded:?}"));
+        assert!(!format!("{loaded:?}").contains("hunter2"));
+    }
 }
