@@ -68,6 +68,34 @@ pub struct Postgres {
     pub publication: String,
     /// How connections are secured.
     pub tls: PostgresTls,
+    /// Who runs SQL, so that the role that replicates needs no rights on tables; `None` = the same.
+    pub sql: Option<SqlRole>,
+}
+
+/// The role of the SQL connection.
+#[derive(Debug, Clone)]
+pub struct SqlRole {
+    /// Its name.
+    pub user: String,
+    /// Its password, if the server asks for one.
+    pub password: Option<Secret>,
+}
+
+impl Postgres {
+    /// The role of the SQL connection.
+    pub fn sql_user(&self) -> &str {
+        self.sql.as_ref().map_or(&self.user, |role| &role.user)
+    }
+
+    /// The settings of the SQL connection.
+    #[must_use]
+    pub fn for_sql(&self) -> Self {
+        let mut settings = self.clone();
+        if let Some(SqlRole { user, password }) = settings.sql.take() {
+            (settings.user, settings.password) = (user, password);
+        }
+        settings
+    }
 }
 
 /// The destination cluster.

@@ -62,11 +62,12 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Connects as the role of the relay.
+    /// Connects as the role for SQL.
     ///
     /// # Errors
     /// The same faults as a replication connection's.
     pub async fn connect(settings: &config::Postgres, application_name: &str) -> Result<Self, Fault> {
+        let settings = &settings.for_sql();
         let attempt = format!("cannot connect to database \"{}\" on {}", settings.database, settings.host);
         let attempt = Attempt { message: &attempt, settings };
         let mut refused = None;
@@ -298,6 +299,7 @@ mod tests {
             slot: "s".into(),
             publication: "p".into(),
             tls: config::PostgresTls::default(),
+            sql: None,
         };
         let lineage = format!("{:?}", Lineage::new(&settings, "pillarbox/x"));
         assert!(!lineage.contains("hunter2"), "{lineage}");

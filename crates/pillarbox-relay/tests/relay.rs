@@ -44,6 +44,7 @@ impl World {
                 slot: "s".into(),
                 publication: "p".into(),
                 tls: Default::default(),
+                sql: None,
             },
             kafka: config::Kafka {
                 brokers: vec![kafka.bootstrap()],

@@ -50,6 +50,7 @@ impl Site {
                 slot: format!("pillarbox_{pipeline}"),
                 publication: format!("pillarbox_{pipeline}"),
                 tls: Default::default(),
+                sql: None,
             },
             kafka: config::Kafka {
                 brokers: vec![KAFKA.bootstrap()],

@@ -329,6 +329,7 @@ mod tests {
             slot: "s".into(),
             publication: "p".into(),
             tls: config::PostgresTls::default(),
+            sql: None,
         }
     }
 

@@ -202,6 +202,7 @@ mod tests {
             slot: "s".into(),
             publication: "p".into(),
             tls: config::PostgresTls::default(),
+            sql: None,
         };
         assert_eq!(address(&settings("db")), "db:5432");
         assert_eq!(address(&settings("::1")), "[::1]:5432");

@@ -59,6 +59,7 @@ fn settings(listener: &TcpListener) -> config::Postgres {
         slot: "s".into(),
         publication: "p".into(),
         tls: Default::default(),
+        sql: None,
     }
 }
 

@@ -89,6 +89,7 @@ impl Secured {
             slot: "s".into(),
             publication: "p".into(),
             tls,
+            sql: None,
         }
     }
 

@@ -61,6 +61,7 @@ impl Site {
             slot: "s".into(),
             publication: "p".into(),
             tls: Default::default(),
+            sql: None,
         }
     }
 

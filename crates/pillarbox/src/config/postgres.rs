@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pillarbox_relay::config::{ChannelBinding, Postgres, PostgresTls, Secret, TlsMode};
+use pillarbox_relay::config::{ChannelBinding, Postgres, PostgresTls, Secret, SqlRole, TlsMode};
 use pillarbox_relay::error::Code;
 
 use super::problem::{Place, Problem};
@@ -18,6 +18,7 @@ pub(super) fn read(context: &Context<'_>, section: &Section<'_>, pipeline: &str)
     let url = section.text("url");
     let password = section.text("password");
     let secured = section.node("tls").map(|node| (node.place, tls::read(context, section, node)));
+    let sql = sql_role(section);
     let slot = section.parse("slot", slot_name).unwrap_or_else(|| format!("pillarbox_{pipeline}"));
     let publication =
         section.parse("publication", publication_name).unwrap_or_else(|| format!("pillarbox_{pipeline}"));
@@ -44,11 +45,16 @@ pub(super) fn read(context: &Context<'_>, section: &Section<'_>, pipeline: &str)
         return None;
     }
     let (user, database) = (user?, database?);
-    let login = pgpass::Login { host: &host, port, database: &database, user: &user };
-    let password =
-        password.or_else(|| pgpass::look_up(&surroundings.password_file(written.password_file)?, &login));
-    let password = password.map(Secret::new);
-    Some(Postgres { host, port, user, password, database, slot, publication, tls: secured? })
+    let file = surroundings.password_file(written.password_file);
+    let look_up = |user: &str| {
+        pgpass::look_up(file.as_ref()?, &pgpass::Login { host: &host, port, database: &database, user })
+    };
+    let password = password.or_else(|| look_up(&user)).map(Secret::new);
+    let sql = sql?.map(|role| SqlRole {
+        password: role.password.or_else(|| look_up(&role.user).map(Secret::new)),
+        user: role.user,
+    });
+    Some(Postgres { host, port, user, password, database, slot, publication, tls: secured?, sql })
 }
 
 /// Reads the URL, or reports what is wrong with it without repeating it.
@@ -60,6 +66,18 @@ fn written(context: &Context<'_>, section: &Section<'_>, scalar: &Scalar) -> Opt
                 .report(Problem::new(code, &option, format!("{option}: {message}")).at(Some(scalar.place)));
         })
         .ok()
+}
+
+/// `Some(None)` = the same role.
+fn sql_role(section: &Section<'_>) -> Option<Option<SqlRole>> {
+    if section.node("sql").is_none() {
+        return Some(None);
+    }
+    let section = section.section("sql")?;
+    let user = section.required("user", "write user: pillarbox_sql");
+    let password = section.text("password").map(|password| Secret::new(password.text));
+    section.finish();
+    Some(Some(SqlRole { user: user?.text, password }))
 }
 
 fn slot_name(text: &str) -> Result<String, String> {

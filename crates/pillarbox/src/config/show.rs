@@ -24,6 +24,12 @@ pub(crate) fn shown(loaded: &Loaded) -> Value {
     if config.postgres.password.is_some() {
         postgres["password"] = json!(BLANK);
     }
+    if let Some(sql) = &config.postgres.sql {
+        postgres["sql"] = json!({ "user": sql.user });
+        if sql.password.is_some() {
+            postgres["sql"]["password"] = json!(BLANK);
+        }
+    }
     postgres["tls"] = postgres_tls(&config.postgres.tls);
     let mut kafka = json!({
         "brokers": config.kafka.brokers,

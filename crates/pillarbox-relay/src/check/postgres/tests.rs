@@ -20,6 +20,7 @@ fn config() -> Config {
             slot: "s".into(),
             publication: "p".into(),
             tls: Default::default(),
+            sql: None,
         },
         kafka: config::Kafka {
             brokers: vec!["k:9092".into()],

@@ -35,6 +35,7 @@ fn config(limits: Transaction) -> Config {
             slot: "s".into(),
             publication: "p".into(),
             tls: Default::default(),
+            sql: None,
         },
         kafka: Kafka {
             brokers: vec![],

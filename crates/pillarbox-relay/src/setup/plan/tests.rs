@@ -20,6 +20,7 @@ fn config() -> Config {
             slot: "pillarbox_orders".into(),
             publication: "pillarbox_orders".into(),
             tls: Default::default(),
+            sql: None,
         },
         kafka: config::Kafka {
             brokers: vec!["k:9092".into()],

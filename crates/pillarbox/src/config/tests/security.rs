@@ -132,7 +132,7 @@ fn a_password_from_the_password_file() {
 #[test]
 fn tls_is_shown_as_it_is_read() {
     let folder = files();
-    let section = "{ url: \"postgres://u@h?channel_binding=require\", tls: { ca: ca.pem, cert: relay.pem, key: relay.key } }";
+    let section = "{ url: \"postgres://u@h?channel_binding=require\", sql: { user: u_sql }, tls: { ca: ca.pem, cert: relay.pem, key: relay.key } }";
     let source = SMALLEST.replace("{ url: \"postgres://pillarbox@db/shop\" }", section);
     let loaded = read(folder.path(), &source, &[]).unwrap();
     let yaml = serde_saphyr::to_string(&show::shown(&loaded)).unwrap();
