@@ -356,4 +356,4 @@ fn judge_limits(config: &Config, facts: &PostgresFacts, limits: &Limits) -> Vec<
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

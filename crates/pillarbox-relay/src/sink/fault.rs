@@ -25,9 +25,10 @@ pub fn kafka_fault(error: &Error, attempt: &str) -> Fault {
             Code::KafkaToken,
             "check kafka.sasl.token_url, client_id, client_secret and scope, and that the provider can be reached",
         ),
-        _ if error.is_authorization() => {
-            (Code::KafkaAuthorization, "`pillarbox check` prints the ACLs that this pipeline needs")
-        }
+        _ if error.is_authorization() => (
+            Code::KafkaAuthorization,
+            "`pillarbox check --print-acls` prints the ACLs that this pipeline needs",
+        ),
         _ if error.is_unreachable() => (
             Code::KafkaUnreachable,
             "check kafka.brokers and that the brokers' advertised.listeners can be reached",

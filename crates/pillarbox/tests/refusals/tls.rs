@@ -97,7 +97,7 @@ fn kafka_that_demands_tls_or_sasl() {
     let refused = |port| {
         let address = format!("127.0.0.1:{port}");
         let file = edited(&configuration, &plain, &address).file;
-        let words = [address.as_str(), "plaintext only", "kafka.brokers"];
+        let words = [address.as_str(), "kafka.tls", "kafka.brokers"];
         // A broker that starts cuts handshakes, too: `run` tries for its 30 s.
         run(&file).expect(77, 2002, &words);
         pillarbox(&["setup"], &file).expect(77, 2002, &words);

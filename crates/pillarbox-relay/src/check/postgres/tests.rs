@@ -7,7 +7,7 @@ use crate::check::Severity;
 use crate::config;
 use crate::source::{Publication, SystemInfo};
 
-fn config() -> Config {
+pub(in crate::check) fn config() -> Config {
     let table = config::TableName { schema: "public".into(), name: "outbox".into() };
     Config {
         pipeline: "orders".parse().expect("a name"),
