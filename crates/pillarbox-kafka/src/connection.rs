@@ -123,7 +123,7 @@ pub(crate) struct Reply {
 }
 
 impl Connection {
-    /// Connects to `host:port`, negotiates versions and logs in; all of it within `connect_timeout`.
+    /// Connects to `host:port` and negotiates versions, then logs in; each within `connect_timeout`.
     pub(crate) async fn open(
         broker: &str,
         config: &ClusterConfig,

@@ -211,3 +211,94 @@ impl AsFd for TlsStream {
         self.socket.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use pillarbox_lab::certificates::{Authority, Validity};
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+    use super::*;
+    use crate::config::{PostgresTls, TlsMode};
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    /// A server that sends these bytes, says goodbye, and waits for the client's end.
+    fn serve(bytes: Vec<u8>) -> (u16, std::thread::JoinHandle<()>) {
+        let issued =
+            Authority::new("a").and_then(|a| a.server(&["127.0.0.1"], Validity::Current)).expect("issued");
+        let chain = vec![CertificateDer::from_pem_slice(issued.certificate.as_bytes()).expect("PEM")];
+        let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("PEM");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a certificate");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let server = std::thread::spawn(move || {
+            let (socket, _) = listener.accept().expect("a client");
+            let session = ServerConnection::new(Arc::new(config)).expect("a session");
+            let mut stream = StreamOwned::new(session, socket);
+            stream.write_all(&bytes).expect("sent");
+            stream.conn.send_close_notify();
+            stream.flush().expect("sent");
+            let mut rest = Vec::new();
+            // The client's goodbye, or the end of the connection.
+            let _ = stream.read_to_end(&mut rest);
+        });
+        (port, server)
+    }
+
+    fn connect(port: u16) -> TlsStream {
+        let socket = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+        socket.set_nonblocking(true).expect("non-blocking");
+        let settings = config::Postgres {
+            host: "127.0.0.1".into(),
+            port,
+            user: "u".into(),
+            password: None,
+            database: "d".into(),
+            slot: "s".into(),
+            publication: "p".into(),
+            tls: PostgresTls::new(TlsMode::Require, None, None),
+            sql: None,
+        };
+        let stream = TlsStream::handshake(socket, &settings, Instant::now() + LONG);
+        stream.expect("the network").expect("a handshake")
+    }
+
+    #[test]
+    fn what_found_no_room_is_announced_and_nothing_is_lost() {
+        let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_be_bytes).collect();
+        let (port, server) = serve(bytes.clone());
+        let mut stream = connect(port);
+        let mut seen = Vec::new();
+        let mut held = 0;
+        loop {
+            if !stream.holds_bytes() {
+                wait(stream.as_fd(), PollFlags::IN, Instant::now() + LONG).expect("a wait");
+            }
+            let mut buffer = [0; 777];
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => seen.extend_from_slice(&buffer[..read]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+            held += usize::from(stream.holds_bytes());
+        }
+        assert!(seen == bytes, "{} of {} bytes", seen.len(), bytes.len());
+        // The kernel has long been empty for most of these reads.
+        assert!(held > bytes.len() / 777 / 2, "{held}");
+        assert!(!stream.holds_bytes());
+        stream.shutdown_write(Instant::now() + LONG).expect("a goodbye");
+        server.join().expect("the server");
+    }
+}
