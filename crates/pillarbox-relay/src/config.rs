@@ -10,6 +10,8 @@ mod topic;
 use std::fmt;
 use std::time::Duration;
 
+pub use pillarbox_kafka::sasl::{Login, OAuth, Sasl};
+pub use pillarbox_tls::{Identity, Roots, Tls, Verify};
 pub use pillarbox_wire::topic::PipelineName;
 
 pub use self::outbox::{
@@ -18,6 +20,9 @@ pub use self::outbox::{
 };
 pub use self::pattern::{PatternScratch, TopicPattern, TopicPatternError};
 pub use self::topic::{TopicPart, TopicTemplate, TopicTemplateError};
+pub use secured::{ChannelBinding, PostgresTls, TlsMode, Transport};
+
+mod secured;
 
 /// A secret that never shows itself in logs or errors.
 #[derive(Clone, PartialEq, Eq)]
@@ -71,6 +76,36 @@ pub struct Postgres {
     pub slot: String,
     /// The publication; default `pillarbox_<pipeline>`.
     pub publication: String,
+    /// How connections are secured.
+    pub tls: PostgresTls,
+    /// Who runs SQL, so that the role that replicates needs no rights on tables; `None` = the same.
+    pub sql: Option<SqlRole>,
+}
+
+/// The role of the SQL connection.
+#[derive(Debug, Clone)]
+pub struct SqlRole {
+    /// Its name.
+    pub user: String,
+    /// Its password, if the server asks for one.
+    pub password: Option<Secret>,
+}
+
+impl Postgres {
+    /// The role of the SQL connection.
+    pub fn sql_user(&self) -> &str {
+        self.sql.as_ref().map_or(&self.user, |role| &role.user)
+    }
+
+    /// The settings of the SQL connection.
+    #[must_use]
+    pub fn for_sql(&self) -> Self {
+        let mut settings = self.clone();
+        if let Some(SqlRole { user, password }) = settings.sql.take() {
+            (settings.user, settings.password) = (user, password);
+        }
+        settings
+    }
 }
 
 /// The destination cluster.
@@ -78,6 +113,10 @@ pub struct Postgres {
 pub struct Kafka {
     /// Bootstrap brokers, `host:port`.
     pub brokers: Vec<String>,
+    /// How connections are secured; `None` = plaintext.
+    pub tls: Option<Tls>,
+    /// How connections log in; `None` = not at all.
+    pub sasl: Option<Sasl>,
     /// How topics that were never recorded come to be.
     pub topics: Topics,
     /// Limits of a Kafka transaction.

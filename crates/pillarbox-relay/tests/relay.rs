@@ -43,9 +43,13 @@ impl World {
                 database: "postgres".into(),
                 slot: "s".into(),
                 publication: "p".into(),
+                tls: Default::default(),
+                sql: None,
             },
             kafka: config::Kafka {
                 brokers: vec![kafka.bootstrap()],
+                tls: None,
+                sasl: None,
                 topics: Topics { create: true, partitions: 3, replication_factor: 1 },
                 transaction: Transaction::default(),
             },

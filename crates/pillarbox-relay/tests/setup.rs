@@ -49,9 +49,13 @@ impl Site {
                 database: "shop".into(),
                 slot: format!("pillarbox_{pipeline}"),
                 publication: format!("pillarbox_{pipeline}"),
+                tls: Default::default(),
+                sql: None,
             },
             kafka: config::Kafka {
                 brokers: vec![KAFKA.bootstrap()],
+                tls: None,
+                sasl: None,
                 topics: config::Topics::default(),
                 transaction: config::Transaction::default(),
             },

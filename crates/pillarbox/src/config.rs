@@ -10,11 +10,13 @@
 
 mod kafka;
 mod outbox;
+mod pgpass;
 mod postgres;
 pub(crate) mod problem;
 mod reader;
 pub(crate) mod secret;
 pub(crate) mod show;
+mod tls;
 mod tree;
 pub(crate) mod units;
 mod uri;

@@ -26,6 +26,7 @@ pub(super) async fn look(config: &Config) -> (Vec<Finding>, Option<PositionRecor
         Err(fault) => return (vec![Finding::fault("Kafka", fault)], None),
     };
     let mut look = Look { config, cluster, findings: Vec::new() };
+    look.findings.extend(judge_login(config));
     look.cluster_itself().await;
     look.checkpoint_topic().await;
     let table = look.checkpoint().await;
@@ -75,6 +76,12 @@ impl Look<'_> {
             Ok(limits) => {
                 self.findings.extend(judge_brokers(&subject, &limits, self.config.kafka.transaction.timeout))
             }
+            // The relay itself does without.
+            Err(error) if error.is_authorization() => self.findings.push(
+                Finding::warning(Code::KafkaAuthorization, subject, "the brokers' settings may not be read")
+                    .because("whether they keep acknowledged events was not looked at")
+                    .fix("`pillarbox check --print-acls`: DescribeConfigs on the cluster, which is optional"),
+            ),
             Err(error) => self.failed(subject, "cannot read the brokers' settings", &error),
         }
     }
@@ -172,6 +179,16 @@ fn fixed_name(parts: &[TopicPart]) -> Option<String> {
             TopicPart::Column(_) => None,
         })
         .collect()
+}
+
+fn judge_login(config: &Config) -> Option<Finding> {
+    let sasl = config.kafka.sasl.as_ref().filter(|sasl| sasl.needs_tls() && config.kafka.tls.is_none())?;
+    let message = format!("{} without kafka.tls sends its secret as it is", sasl.mechanism());
+    Some(
+        Finding::warning(Code::ConfigValue, "kafka.sasl", message)
+            .because("whoever listens to the network can log in with what he hears")
+            .fix("set kafka.tls and use a SASL_SSL listener, or a SCRAM mechanism"),
+    )
 }
 
 fn judge_brokers(subject: &str, limits: &BrokerLimits, timeout: Duration) -> Vec<Finding> {

@@ -9,7 +9,7 @@ use crate::config::{Config, Outbox};
 use crate::error::{Code, Fault};
 use crate::position::lineage::SourceFacts;
 use crate::setup::{
-    PostgresFacts, SCHEMA_VERSION, SERVER_VERSION_MIN, TableFacts, column_names, read_postgres,
+    PostgresFacts, SCHEMA_VERSION, SERVER_VERSION_MIN, TableFacts, column_names, grants, read_postgres,
 };
 use crate::source::{
     Attempt, Connection, PublicationState, PublishedTable, SlotInfo, SourceError, quote_identifier,
@@ -178,9 +178,9 @@ fn judge_schema(config: &Config, facts: &PostgresFacts) -> Vec<Finding> {
     } else if facts.granted {
         Finding::ok(subject, format!("version {SCHEMA_VERSION}"))
     } else {
-        Finding::error(Code::PgPrivilege, subject, format!("role {role} may not use it")).fix(format!(
-            "GRANT USAGE ON SCHEMA pillarbox TO {role}; GRANT SELECT, INSERT, UPDATE ON pillarbox.lineage TO {role};"
-        ))
+        let sql_role = quote_identifier(config.postgres.sql_user());
+        Finding::error(Code::PgPrivilege, subject, format!("role {sql_role} may not use it"))
+            .fix(grants(&config.postgres))
     };
     let statistics = (!facts.reads_statistics).then(|| {
         Finding::warning(
@@ -356,4 +356,4 @@ fn judge_limits(config: &Config, facts: &PostgresFacts, limits: &Limits) -> Vec<
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, TableName};
+use crate::config::{Config, Postgres, TableName};
 use crate::error::Fault;
 use crate::position::checkpoint::PositionRecord;
 use crate::source::{
@@ -95,7 +95,7 @@ impl Reader<'_> {
             wal_level: server.get(0).unwrap_or_default().to_owned(),
             in_recovery: is_true(server.get(1)),
             schema_version: if schema_exists { self.schema_version()? } else { 0 },
-            granted: schema_exists && is_true(self.row(GRANTED)?.get(0)),
+            granted: schema_exists && is_true(self.row(&granted_query(&config.postgres))?.get(0)),
             reads_statistics: is_true(server.get(3)),
             tables: names.iter().map(|table| self.table(table)).collect::<Result<_, _>>()?,
             publication: self.connection.publication(&config.postgres.publication, &names)?,
@@ -130,10 +130,19 @@ const SERVER: &str = "SELECT current_setting('wal_level'), pg_is_in_recovery(), 
         WHERE n.nspname = 'pillarbox' AND c.relname = 'migrations'), \
     pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')";
 
-const GRANTED: &str = "SELECT has_schema_privilege('pillarbox', 'USAGE') \
-    AND has_table_privilege('pillarbox.lineage', 'SELECT') \
-    AND has_table_privilege('pillarbox.lineage', 'INSERT') \
-    AND has_table_privilege('pillarbox.lineage', 'UPDATE')";
+/// Whether both roles may use what is ours. A role that does not exist may nothing.
+fn granted_query(postgres: &Postgres) -> String {
+    let sql_role = quote_literal(postgres.sql_user());
+    let table = |privilege: &str| format!("has_table_privilege(r.oid, 'pillarbox.lineage', '{privilege}')");
+    format!(
+        "SELECT has_schema_privilege('pillarbox', 'USAGE') AND has_table_privilege('pillarbox.lineage', 'SELECT') \
+         AND EXISTS (SELECT FROM pg_roles r WHERE r.rolname = {sql_role} \
+             AND has_schema_privilege(r.oid, 'pillarbox', 'USAGE') AND {} AND {} AND {})",
+        table("SELECT"),
+        table("INSERT"),
+        table("UPDATE")
+    )
+}
 
 /// A row for each column; one with NULLs for a schema without the table; none without the schema.
 fn table_query(table: &TableName) -> String {

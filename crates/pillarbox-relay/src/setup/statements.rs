@@ -1,7 +1,7 @@
 //! The SQL of setup as text: what a person can read, keep and run. Every statement can be run
 //! twice.
 
-use super::migrations;
+use super::{migrations, roles};
 use crate::config::{Config, Missing, Outbox, TableName, TopicPart};
 use crate::source::{quote_identifier, quote_literal};
 
@@ -11,13 +11,13 @@ pub fn print_sql(config: &Config) -> String {
     let role = quote_identifier(&config.postgres.user);
     let mut text = format!(
         "-- Pillarbox pipeline {}: run in database {} as its owner, then run `pillarbox setup`,\n\
-         -- which creates the replication slot together with the first checkpoint.\n\
-         -- The role needs: ALTER ROLE {role} LOGIN REPLICATION;\n\n",
+         -- which creates the replication slot together with the first checkpoint.\n\n",
         config.pipeline,
         quote_identifier(&config.postgres.database),
     );
-    let mut parts =
-        vec![migrations::statements(0), grants(&config.postgres.user), STATISTICS_COMMENT.to_owned()];
+    let mut parts = vec![roles::create(&config.postgres), migrations::statements(0)];
+    parts.push(roles::grants(&config.postgres));
+    parts.push(STATISTICS_COMMENT.to_owned());
     parts.push(format!("GRANT pg_read_all_stats TO {role};"));
     for outbox in &config.outbox {
         if outbox.table.schema != "public" {
@@ -27,6 +27,7 @@ pub fn print_sql(config: &Config) -> String {
     }
     parts.push(create_publication(config));
     parts.extend(config.outbox.iter().map(|outbox| complete_publication(config, &outbox.table)));
+    parts.push(roles::fences(&config.postgres));
     text.push_str(&parts.join("\n\n"));
     text.push('\n');
     text
@@ -51,16 +52,6 @@ pub(super) fn guarded(condition: &str, statements: &str) -> String {
         dollar_quote(statements)
     );
     format!("DO {};", dollar_quote(&body))
-}
-
-/// What the role of the relay needs on what is ours.
-pub(super) fn grants(role: &str) -> String {
-    let role = quote_identifier(role);
-    format!(
-        "GRANT USAGE ON SCHEMA pillarbox TO {role};\n\
-         GRANT SELECT, INSERT, UPDATE ON pillarbox.lineage TO {role};\n\
-         GRANT SELECT ON pillarbox.migrations TO {role};"
-    )
 }
 
 pub(super) fn create_schema(schema: &str) -> String {

@@ -1,5 +1,7 @@
 //! The `kafka` section.
 
+mod security;
+
 use std::time::Duration;
 
 use pillarbox_relay::config::{Kafka, TRANSACTION_IDS_OWNED, Topics, Transaction};
@@ -32,13 +34,12 @@ const PARTITIONS_MAX: i32 = 10_000;
 /// Reads the section; `None` when something was reported.
 pub(super) fn read(context: &Context<'_>, section: &Section<'_>) -> Option<Kafka> {
     let brokers = brokers(context, section);
-    let plaintext = "remove it: this version speaks to plaintext listeners only";
-    section.unsupported("tls", &["disable"], plaintext);
-    section.unsupported("sasl", &[], plaintext);
+    let tls = security::tls(context, section);
+    let sasl = security::sasl(context, section);
     compression(section);
     let topics = topics(section);
     let transaction = transaction(section);
-    Some(Kafka { brokers: brokers?, topics, transaction })
+    Some(Kafka { brokers: brokers?, tls: tls?, sasl: sasl?, topics, transaction })
 }
 
 fn brokers(context: &Context<'_>, section: &Section<'_>) -> Option<Vec<String>> {

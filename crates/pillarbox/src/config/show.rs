@@ -1,12 +1,15 @@
 //! The configuration in effect, defaults filled in, secrets blanked: `config show`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use pillarbox_relay::config::{Outbox, Postgres, TopicPart};
+use pillarbox_relay::config::{
+    ChannelBinding, Outbox, Postgres, PostgresTls, Roots, Sasl, Tls, TopicPart, Verify,
+};
 use serde_json::{Value, json};
 
-use super::Loaded;
 use super::outbox::{EMPTY_PAYLOAD, FORMAT, KEPT, MISSING, UPDATES};
+use super::{Loaded, tls};
 
 /// What stands where a secret is.
 const BLANK: &str = "***";
@@ -24,27 +27,85 @@ pub(crate) fn shown(loaded: &Loaded) -> Value {
     if config.postgres.password.is_some() {
         postgres["password"] = json!(BLANK);
     }
+    if let Some(sql) = &config.postgres.sql {
+        postgres["sql"] = json!({ "user": sql.user });
+        if sql.password.is_some() {
+            postgres["sql"]["password"] = json!(BLANK);
+        }
+    }
+    postgres["tls"] = postgres_tls(&config.postgres.tls);
+    let mut kafka = json!({
+        "brokers": config.kafka.brokers,
+        "compression": "none",
+        "topics": {
+            "create": topics.create,
+            "partitions": topics.partitions,
+            "replication_factor": topics.replication_factor,
+        },
+        "transaction": {
+            "max_bytes": transaction.bytes_max,
+            "max_events": transaction.events_max,
+            "ids": transaction.ids,
+            "timeout": format!("{}ms", transaction.timeout.as_millis()),
+        },
+    });
+    if let Some(tls) = &config.kafka.tls {
+        kafka["tls"] = files(tls);
+        kafka["tls"]["mode"] = json!(if tls.verify == Verify::Full { "verify-full" } else { "verify-ca" });
+    }
+    if let Some(sasl) = &config.kafka.sasl {
+        kafka["sasl"] = shown_sasl(sasl);
+    }
     json!({
         "pipeline": config.pipeline.as_str(),
         "postgres": postgres,
-        "kafka": {
-            "brokers": config.kafka.brokers,
-            "compression": "none",
-            "topics": {
-                "create": topics.create,
-                "partitions": topics.partitions,
-                "replication_factor": topics.replication_factor,
-            },
-            "transaction": {
-                "max_bytes": transaction.bytes_max,
-                "max_events": transaction.events_max,
-                "ids": transaction.ids,
-                "timeout": format!("{}ms", transaction.timeout.as_millis()),
-            },
-        },
+        "kafka": kafka,
         "outbox": config.outbox.iter().map(outbox).collect::<Vec<_>>(),
         "http": { "listen": listen(loaded.listen) },
     })
+}
+
+fn postgres_tls(tls: &PostgresTls) -> Value {
+    let mut shown = files(&tls.secured);
+    shown["mode"] = json!(tls.mode.to_string());
+    shown
+}
+
+fn shown_sasl(sasl: &Sasl) -> Value {
+    let mechanism = sasl.mechanism().to_lowercase();
+    match sasl {
+        Sasl::Plain(login) | Sasl::ScramSha256(login) | Sasl::ScramSha512(login) => {
+            json!({ "mechanism": mechanism, "username": login.username, "password": BLANK })
+        }
+        Sasl::OAuthBearer(oauth) => {
+            let mut shown = json!({
+                "mechanism": mechanism,
+                "token_url": oauth.token_url,
+                "client_id": oauth.client_id,
+                "client_secret": BLANK,
+                "extensions": oauth.extensions.iter().cloned().collect::<BTreeMap<_, _>>(),
+            });
+            if let Some(scope) = &oauth.scope {
+                shown["scope"] = json!(scope);
+            }
+            if let Roots::File(path) = &oauth.tls.roots {
+                shown["token_ca"] = json!(tls::shown(path));
+            }
+            shown
+        }
+    }
+}
+
+fn files(tls: &Tls) -> Value {
+    let mut shown = json!({});
+    if let Roots::File(path) = &tls.roots {
+        shown["ca"] = json!(tls::shown(path));
+    }
+    if let Some(identity) = &tls.identity {
+        shown["cert"] = json!(tls::shown(&identity.certificate));
+        shown["key"] = json!(tls::shown(&identity.key));
+    }
+    shown
 }
 
 fn listen(address: Option<SocketAddr>) -> String {
@@ -122,7 +183,13 @@ fn table(schema: &str, name: &str) -> String {
 pub(crate) fn url(postgres: &Postgres) -> String {
     let host =
         if postgres.host.contains(':') { format!("[{}]", postgres.host) } else { encode(&postgres.host) };
-    format!("postgres://{}@{host}:{}/{}", encode(&postgres.user), postgres.port, encode(&postgres.database))
+    let binding = match postgres.tls.channel_binding {
+        ChannelBinding::Disable => "?channel_binding=disable",
+        ChannelBinding::Prefer => "",
+        ChannelBinding::Require => "?channel_binding=require",
+    };
+    let (user, port, database) = (encode(&postgres.user), postgres.port, encode(&postgres.database));
+    format!("postgres://{user}@{host}:{port}/{database}{binding}")
 }
 
 /// Percent-encodes everything but unreserved characters.

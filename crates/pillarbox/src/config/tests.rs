@@ -1,7 +1,11 @@
 //! What users read when a file is wrong: every message with its place, several at once, no secret.
 
+mod security;
+
 use std::path::PathBuf;
 use std::time::Duration;
+
+use pillarbox_relay::config::TlsMode;
 
 use super::*;
 use crate::report::problems_for_test;
@@ -36,6 +40,7 @@ fn the_smallest_file() {
     assert_eq!(config.postgres.database, "shop");
     assert_eq!(config.postgres.slot, "pillarbox_orders");
     assert_eq!(config.postgres.publication, "pillarbox_orders");
+    assert_eq!(config.postgres.tls.mode, TlsMode::Prefer);
     assert_eq!(config.kafka.brokers, ["kafka-0:9092"]);
     assert_eq!(config.kafka.transaction, pillarbox_relay::config::Transaction::default());
     assert_eq!(config.outbox.len(), 1);
@@ -187,14 +192,14 @@ fn an_unknown_option_and_its_suggestion() {
 #[test]
 fn several_problems_at_once_in_the_order_of_the_file() {
     let source = "pipeline: Orders\n\
-        postgres: { url: \"postgres://pillarbox@db/shop?sslmode=require\", slot: A-B }\n\
+        postgres: { url: \"postgres://pillarbox@db/shop?options=-c\", slot: A-B }\n\
         kafka:\n  brokers: [kafka-0]\n  transaction: { ids: 9, timeout: 30, max_bytes: 1GiB }\n  topics: 3\n\
         outbox: { table: a.b.c, topic: \"{type}\", headers: [ { column: a, name: pb-pos } ] }\n\
         http: { listen: localhost }\n";
     let text = refused(source);
     let expected = [
         "error[PB-0003]: pipeline: expected 1 to 40 of a-z 0-9 _, beginning with a letter, found `Orders`",
-        "error[PB-0005]: postgres.url: sslmode=require is not supported by this version: it speaks plaintext only",
+        "error[PB-0005]: postgres.url: URI parameter options is not supported by this version",
         "error[PB-0003]: postgres.slot: expected 1 to 63 of a-z 0-9 _, found `A-B`",
         "error[PB-0003]: kafka.brokers[0]: expected host:port, found `kafka-0`",
         "error[PB-0003]: kafka.transaction.ids: expected a whole number from 1 to 8, found `9`",
@@ -218,10 +223,7 @@ fn several_problems_at_once_in_the_order_of_the_file() {
 #[test]
 fn options_of_later_versions_are_recognised() {
     for (extra, option) in [
-        ("kafka: { brokers: [\"k:1\"], tls: { ca: x } }", "kafka.tls"),
-        ("kafka: { brokers: [\"k:1\"], sasl: { mechanism: plain } }", "kafka.sasl"),
         ("kafka: { brokers: [\"k:1\"], compression: zstd }", "kafka.compression"),
-        ("postgres: { url: \"postgres://u@h\", tls: { mode: verify-full } }", "postgres.tls"),
         ("messages: { prefix: outbox }", "messages"),
         ("outbox: { table: t, on_error: dead_letter }", "outbox.on_error"),
     ] {
@@ -271,11 +273,10 @@ fn the_environment_fills_in_for_the_url() {
     assert_eq!(postgres.host, "/run/pg");
     assert_eq!((postgres.port, postgres.user.as_str(), postgres.database.as_str()), (5433, "me", "me"));
     assert_eq!(postgres.password.unwrap().expose(), "hunter2");
-    let wrong =
-        with_env(&source, &[("PGUSER", "me"), ("PGPORT", "x"), ("PGSSLMODE", "require")]).unwrap_err();
+    let wrong = with_env(&source, &[("PGUSER", "me"), ("PGPORT", "x"), ("PGSSLMODE", "full")]).unwrap_err();
     let text = problems_for_test(&wrong);
     assert!(text.contains("PGPORT: the port must be"), "{text}");
-    assert!(text.contains("PGSSLMODE: sslmode=require is not supported"), "{text}");
+    assert!(text.contains("PGSSLMODE: expected disable, allow"), "{text}");
     // What the URL says wins.
     let postgres = with_env(SMALLEST, &env).unwrap().config.postgres;
     assert_eq!((postgres.host.as_str(), postgres.user.as_str()), ("db", "pillarbox"));
@@ -289,6 +290,8 @@ fn no_message_repeats_a_secret() {
         "pipeline: orders\npostgres:\n  password: hunter2\n  url: \"mysql://u:hunter2@h\"\n  slott: 1\n",
         "pipeline: orders\npostgres: { url: \"postgres://u:hunter2@h\", password: hunter2, x: 1 }\n",
         "pipeline: orders\npostgres: {\"password\": \"hunter2\", \"url\": 1, x: ]\n",
+        "pipeline: o\nkafka: { brokers: [\"k:1\"], sasl: { mechanism: oauthbearer, client_secret: hunter2, x: 1 } }\n",
+        "pipeline: o\nkafka: { brokers: [\"k:1\"], sasl: { mechanism: none, password: hunter2 } }\n",
         "pipeline: ${env:SECRET}\nhttp: { listen: \"${env:SECRET}\" }\n",
     ] {
         let problems = with_env(source, &[("SECRET", "hunter2")]).unwrap_err();

@@ -34,8 +34,16 @@ fn config(limits: Transaction) -> Config {
             database: "d".into(),
             slot: "s".into(),
             publication: "p".into(),
+            tls: Default::default(),
+            sql: None,
         },
-        kafka: Kafka { brokers: vec![], topics: Topics::default(), transaction: limits },
+        kafka: Kafka {
+            brokers: vec![],
+            tls: None,
+            sasl: None,
+            topics: Topics::default(),
+            transaction: limits,
+        },
         outbox: vec![Outbox::debezium(table)],
     }
 }

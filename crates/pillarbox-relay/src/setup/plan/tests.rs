@@ -19,9 +19,13 @@ fn config() -> Config {
             database: "shop".into(),
             slot: "pillarbox_orders".into(),
             publication: "pillarbox_orders".into(),
+            tls: Default::default(),
+            sql: None,
         },
         kafka: config::Kafka {
             brokers: vec!["k:9092".into()],
+            tls: None,
+            sasl: None,
             topics: config::Topics::default(),
             transaction: config::Transaction::default(),
         },
