@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+pub use pillarbox_wire::record_batch::Compression;
 pub use pillarbox_wire::topic::PipelineName;
 
 /// A secret that never shows itself in logs or errors.
@@ -67,6 +68,8 @@ pub struct Postgres {
 pub struct Kafka {
     /// Bootstrap brokers, `host:port`.
     pub brokers: Vec<String>,
+    /// How record batches are compressed.
+    pub compression: Compression,
     /// How topics that were never recorded come to be.
     pub topics: Topics,
     /// Limits of a Kafka transaction.

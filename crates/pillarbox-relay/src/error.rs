@@ -129,6 +129,7 @@ codes! {
     KafkaDurability = 2017, Config, Config, "a topic can lose acknowledged events";
     KafkaProtocol = 2018, Retry, Unavailable, "Kafka broke off or spoke unexpectedly";
     KafkaRejected = 2019, Halt, Halted, "a topic refuses an event as it is";
+    KafkaSetting = 2040, Config, Config, "a topic setting costs the broker work";
 
     SystemIdDiffers = 3001, Halt, Halted, "the checkpoint belongs to another database cluster";
     TimelineDiverged = 3002, Halt, Halted, "published events do not exist in this database's history";

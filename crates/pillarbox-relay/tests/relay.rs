@@ -46,6 +46,7 @@ impl World {
             },
             kafka: config::Kafka {
                 brokers: vec![kafka.bootstrap()],
+                compression: config::Compression::None,
                 topics: Topics { create: true, partitions: 3, replication_factor: 1 },
                 transaction: Transaction::default(),
             },

@@ -52,6 +52,7 @@ impl Site {
             },
             kafka: config::Kafka {
                 brokers: vec![KAFKA.bootstrap()],
+                compression: config::Compression::None,
                 topics: config::Topics::default(),
                 transaction: config::Transaction::default(),
             },

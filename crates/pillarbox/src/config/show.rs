@@ -28,7 +28,7 @@ pub(crate) fn shown(loaded: &Loaded) -> Value {
         "postgres": postgres,
         "kafka": {
             "brokers": config.kafka.brokers,
-            "compression": "none",
+            "compression": config.kafka.compression.name(),
             "topics": {
                 "create": topics.create,
                 "partitions": topics.partitions,

@@ -55,7 +55,7 @@ postgres:
   publication: My Publication
 kafka:
   brokers: [kafka-0:9092, "[::1]:9092"]
-  compression: none
+  compression: zstd
   topics: { create: false, partitions: 12, replication_factor: -1 }
   transaction: { max_bytes: 8MiB, max_events: 50000, ids: 1, timeout: 1m }
 outbox:
@@ -73,6 +73,7 @@ http: { listen: off }
     assert_eq!(config.postgres.password.as_ref().unwrap().expose(), "0755");
     assert_eq!(config.postgres.publication, "My Publication");
     assert_eq!(config.kafka.brokers, ["kafka-0:9092", "[::1]:9092"]);
+    assert_eq!(config.kafka.compression.name(), "zstd");
     assert!(!config.kafka.topics.create);
     assert_eq!(config.kafka.topics.partitions, 12);
     assert_eq!(config.kafka.transaction.bytes_max, 8 << 20);
@@ -152,7 +153,6 @@ fn options_of_later_versions_are_recognised() {
     for (extra, option) in [
         ("kafka: { brokers: [\"k:1\"], tls: { ca: x } }", "kafka.tls"),
         ("kafka: { brokers: [\"k:1\"], sasl: { mechanism: plain } }", "kafka.sasl"),
-        ("kafka: { brokers: [\"k:1\"], compression: zstd }", "kafka.compression"),
         ("postgres: { url: \"postgres://u@h\", tls: { mode: verify-full } }", "postgres.tls"),
         ("messages: { prefix: outbox }", "messages"),
         ("outbox: { table: t, on_error: dead_letter }", "outbox.on_error"),

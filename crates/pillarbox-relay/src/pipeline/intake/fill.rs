@@ -85,7 +85,7 @@ impl Fill {
             router: Router::new(templates, Vec::new()),
             topic_refs: Vec::new(),
             sequences: table.sequences.clone(),
-            set: BatchSet::new(),
+            set: BatchSet::new(config.kafka.compression),
             transactions: 0,
             since: None,
             settle_before: None,

@@ -7,7 +7,7 @@ use pillarbox_wire::position::Epoch;
 use pillarbox_wire::record_batch::record_count;
 
 use super::{CommittedSet, Intake, Now, SETS_MAX, SealedSet, Taken};
-use crate::config::{Config, Kafka, Outbox, Postgres, TableName, Topics, Transaction};
+use crate::config::{Compression, Config, Kafka, Outbox, Postgres, TableName, Topics, Transaction};
 use crate::decode::tests::{begin, commit, insert, message, relation};
 use crate::error::Code;
 use crate::position::checkpoint::{PositionRecord, Table, VERSION};
@@ -35,7 +35,12 @@ fn config(limits: Transaction) -> Config {
             slot: "s".into(),
             publication: "p".into(),
         },
-        kafka: Kafka { brokers: vec![], topics: Topics::default(), transaction: limits },
+        kafka: Kafka {
+            brokers: vec![],
+            compression: Compression::None,
+            topics: Topics::default(),
+            transaction: limits,
+        },
         outbox: vec![Outbox::debezium(table)],
     }
 }

@@ -22,6 +22,7 @@ fn config() -> Config {
         },
         kafka: config::Kafka {
             brokers: vec!["k:9092".into()],
+            compression: config::Compression::None,
             topics: config::Topics::default(),
             transaction: config::Transaction::default(),
         },
