@@ -3,8 +3,12 @@
 //! How a file or the environment spells them is the binary's business. Never reads a file or the
 //! environment itself. Defaults stand beside their reason.
 
+mod messages;
+
 use std::fmt;
 use std::time::Duration;
+
+pub use self::messages::{MESSAGE_COLUMNS, Messages, OWN_HEADERS_MAX, PlainMessage, PlainPart};
 
 pub use pillarbox_wire::record_batch::Compression;
 pub use pillarbox_wire::topic::PipelineName;
@@ -42,6 +46,8 @@ pub struct Config {
     pub kafka: Kafka,
     /// The outbox tables.
     pub outbox: Vec<Outbox>,
+    /// Logical messages that are events; `None` = they are not.
+    pub messages: Option<Messages>,
 }
 
 /// The source server.
@@ -135,6 +141,9 @@ pub struct TableName {
 
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.schema == Messages::SCHEMA {
+            return write!(f, "messages with prefix {}", self.name);
+        }
         write!(f, "{}.{}", self.schema, self.name)
     }
 }
@@ -294,6 +303,13 @@ impl Config {
         format!("pillarbox.{}.", self.pipeline)
     }
 
+    /// Everything that gives events, in the order of [`Event::outbox`](crate::outbox::Event::outbox):
+    /// the tables, then the messages.
+    pub fn sources(&self) -> Vec<Outbox> {
+        let messages = self.messages.iter().map(|messages| messages.outbox.clone());
+        self.outbox.iter().cloned().chain(messages).collect()
+    }
+
     /// A fingerprint of everything that decides routing: FNV-1a over a canonical text, 16 hex
     /// digits. A change inside a split transaction halts; at a boundary it is only recorded.
     pub fn generation(&self) -> String {
@@ -304,6 +320,9 @@ impl Config {
                 outbox.table, outbox.key_column, outbox.payload_column, outbox.id_column, outbox.topic
             ));
             text.push_str(&format!("{:?}\n", outbox.headers));
+        }
+        if let Some(messages) = &self.messages {
+            text.push_str(&format!("{messages:?}\n"));
         }
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -147,6 +147,8 @@ codes! {
     MissingValue = 4003, Reject, Halted, "a required column of a row is NULL";
     KeylessCompacted = 4004, Reject, Halted, "an event without a key goes to a compacted topic";
     BadValue = 4005, Reject, Halted, "a column value cannot be relayed";
+    BadMessage = 4021, Reject, Halted, "a message cannot become an event";
+    StrayMessage = 4022, Retry, Ok, "a message outside of a transaction was not relayed";
 
     PrivateServer = 5001, Retry, Unavailable, "a private server did not start";
 

@@ -51,6 +51,7 @@ impl World {
                 transaction: Transaction::default(),
             },
             outbox: vec![Outbox::debezium(TableName { schema: "public".into(), name: "outbox".into() })],
+            messages: None,
         };
         Self { postgres, kafka, config }
     }

@@ -57,6 +57,7 @@ impl Site {
                 transaction: config::Transaction::default(),
             },
             outbox: vec![Outbox::debezium(table)],
+            messages: None,
         };
         Self { postgres, config }
     }

@@ -3,6 +3,8 @@
 //! Columns are found by name, once per description of the table. Never reorders, never parses a
 //! payload: text, json and jsonb go out as Postgres wrote them, bytea as its bytes.
 
+mod message;
+
 use std::ops::Range;
 
 use pillarbox_wire::lsn::Oid;
@@ -11,6 +13,8 @@ use pillarbox_wire::pgoutput::Column;
 use crate::config;
 use crate::config::TopicPart;
 use crate::decode::{Description, Row};
+
+pub use self::message::{MessageError, MessageReader, OwnHeaders};
 
 /// Columns that may become headers, per table: they live on the stack while a row is read.
 pub const HEADERS_MAX: usize = 16;

@@ -171,6 +171,8 @@ struct Streaming {
     /// Retimed events that a warning told of, and when.
     retimed: u64,
     retimed_at: Option<Instant>,
+    /// Messages outside of transactions that were counted and, once, warned of.
+    strays: u64,
 }
 
 impl Streaming {
@@ -205,6 +207,7 @@ impl Streaming {
             progress_at: origin,
             retimed: 0,
             retimed_at: None,
+            strays: 0,
         }
     }
 
@@ -488,7 +491,24 @@ impl Streaming {
         self.asked = false;
         self.board.confirmed(confirmed, self.intake.server_lsn());
         self.warn_of_retimed();
+        self.count_strays();
         Ok(())
+    }
+
+    /// A warning for the first: they are refused by rule, not by mistake.
+    fn count_strays(&mut self) {
+        let strays = self.intake.strays();
+        if strays == self.strays {
+            return;
+        }
+        if self.strays == 0 {
+            tracing::warn!(
+                code = %Code::StrayMessage,
+                "a message with the prefix of events was written outside of a transaction: it may come from one that rolled back and is not relayed; emit with transactional = true"
+            );
+        }
+        self.board.refused(strays - self.strays);
+        self.strays = strays;
     }
 
     /// Consumers see the relay's time on such records, so somebody should know; once a minute will do.

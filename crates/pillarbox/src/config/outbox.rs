@@ -16,7 +16,7 @@ const TABLES_MAX: usize = 1_000;
 
 /// Reads the section; `None` when something was reported.
 pub(super) fn read(context: &Context<'_>, root: &Section<'_>) -> Option<Vec<Outbox>> {
-    let hint = "write outbox: { table: public.outbox }";
+    let hint = "write outbox: { table: public.outbox }, or messages: { prefix: outbox }";
     let Some(node) = root.node("outbox") else {
         root.missing("outbox", hint);
         return None;
@@ -79,7 +79,7 @@ fn columns(section: &Section<'_>, outbox: &mut Outbox) {
     columns.finish();
 }
 
-fn headers(context: &Context<'_>, section: &Section<'_>) -> Vec<HeaderColumn> {
+pub(super) fn headers(context: &Context<'_>, section: &Section<'_>) -> Vec<HeaderColumn> {
     let Some(node) = section.node("headers") else { return Vec::new() };
     let option = section.option("headers");
     let Value::List(items) = &node.value else {

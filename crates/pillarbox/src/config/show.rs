@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use pillarbox_relay::config::{Outbox, Postgres};
+use pillarbox_relay::config::{Messages, Outbox, PlainPart, Postgres};
 use serde_json::{Value, json};
 
 use super::Loaded;
@@ -23,7 +23,7 @@ pub(crate) fn shown(loaded: &Loaded) -> Value {
     if config.postgres.password.is_some() {
         postgres["password"] = json!(BLANK);
     }
-    json!({
+    let mut shown = json!({
         "pipeline": config.pipeline.as_str(),
         "postgres": postgres,
         "kafka": {
@@ -43,6 +43,29 @@ pub(crate) fn shown(loaded: &Loaded) -> Value {
         },
         "outbox": config.outbox.iter().map(outbox).collect::<Vec<_>>(),
         "http": { "listen": listen(loaded.listen) },
+    });
+    if let Some(messages) = &config.messages {
+        shown["messages"] = self::messages(messages);
+    }
+    shown
+}
+
+fn messages(messages: &Messages) -> Value {
+    let part = |part: &PlainPart| match part {
+        PlainPart::Field(name) => json!({ "field": name }),
+        PlainPart::Value(text) => json!({ "value": text }),
+    };
+    let outbox = outbox(&messages.outbox);
+    json!({
+        "prefix": messages.prefix,
+        "topic": outbox["topic"],
+        "headers": outbox["headers"],
+        "plain": {
+            "id": part(&messages.plain.id),
+            "aggregatetype": part(&messages.plain.aggregate_type),
+            "aggregateid": part(&messages.plain.aggregate_id),
+            "type": part(&messages.plain.event_type),
+        },
     })
 }
 

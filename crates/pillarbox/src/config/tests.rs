@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pillarbox_relay::config::{Messages, PlainPart};
+
 use super::*;
 use crate::report::problems_for_test;
 
@@ -41,6 +43,44 @@ fn the_smallest_file() {
     assert_eq!(config.outbox.len(), 1);
     assert_eq!(config.outbox[0].topic.to_string(), "outbox.event.{aggregatetype}");
     assert_eq!(loaded.listen, Some("127.0.0.1:8686".parse().unwrap()));
+    assert_eq!(config.messages, None);
+}
+
+#[test]
+fn messages_alone_need_no_table() {
+    let source = SMALLEST.replace("outbox: { table: public.outbox }", "messages: { prefix: outbox }");
+    let config = ok(&source).config;
+    assert!(config.outbox.is_empty());
+    let messages = config.messages.expect("messages");
+    assert_eq!((messages.prefix.as_str(), &messages), ("outbox", &Messages::new("outbox")));
+    assert_eq!(messages.outbox.topic.to_string(), "outbox.event.{aggregatetype}");
+}
+
+#[test]
+fn plain_messages() {
+    let source = format!(
+        "{SMALLEST}messages:\n  prefix: shop\n  topic: shop.events\n  headers: [ {{ column: type, name: eventType }} ]\n  \
+         plain: {{ aggregateid: {{ field: aggregate_id }}, type: {{ value: made }} }}\n"
+    );
+    let messages = ok(&source).config.messages.expect("messages");
+    assert_eq!(messages.outbox.headers[0].name, "eventType");
+    assert_eq!(messages.plain.aggregate_id, PlainPart::Field("aggregate_id".into()));
+    assert_eq!(messages.plain.event_type, PlainPart::Value("made".into()));
+    assert_eq!(messages.plain.aggregate_type, PlainPart::Field("aggregatetype".into()));
+    for (messages, expected) in [
+        ("messages: {}", "messages.prefix is missing"),
+        ("messages: { prefix: pillarbox.lineage }", "expected a prefix that does not begin with pillarbox."),
+        ("messages: { prefix: o, topic: \"t.{kind}\" }", "expected columns of id, aggregatetype"),
+        ("messages: { prefix: o, headers: [ { column: kind } ] }", "expected columns of id, aggregatetype"),
+        (
+            "messages: { prefix: o, plain: { id: { field: a, value: b } } }",
+            "expected field or value, one of them",
+        ),
+        ("messages: { prefix: o, plain: { key: { field: a } } }", "unknown option `key` in messages.plain"),
+    ] {
+        let text = refused(&format!("{SMALLEST}{messages}\n"));
+        assert!(text.contains(expected), "{messages}: {text}");
+    }
 }
 
 #[test]
@@ -154,7 +194,6 @@ fn options_of_later_versions_are_recognised() {
         ("kafka: { brokers: [\"k:1\"], tls: { ca: x } }", "kafka.tls"),
         ("kafka: { brokers: [\"k:1\"], sasl: { mechanism: plain } }", "kafka.sasl"),
         ("postgres: { url: \"postgres://u@h\", tls: { mode: verify-full } }", "postgres.tls"),
-        ("messages: { prefix: outbox }", "messages"),
         ("outbox: { table: t, on_error: dead_letter }", "outbox.on_error"),
         ("outbox: { table: t, key_format: json }", "outbox.key_format"),
     ] {

@@ -27,6 +27,7 @@ fn config() -> Config {
             transaction: config::Transaction::default(),
         },
         outbox: vec![Outbox::debezium(table)],
+        messages: None,
     }
 }
 
@@ -50,6 +51,7 @@ fn sound() -> (PostgresFacts, Limits) {
         schema_version: SCHEMA_VERSION,
         granted: true,
         reads_statistics: true,
+        messages_public: true,
         tables: vec![TableFacts {
             table: table.clone(),
             schema_exists: true,

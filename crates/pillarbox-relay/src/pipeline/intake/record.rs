@@ -4,7 +4,7 @@ use pillarbox_wire::header;
 use pillarbox_wire::position::{Position, Sequence};
 use pillarbox_wire::record_batch::Header;
 
-use crate::outbox::{Event, HEADERS_MAX};
+use crate::outbox::{Event, HEADERS_MAX, OwnHeaders};
 use crate::route::TopicLimits;
 
 /// Header values of the record at hand.
@@ -38,16 +38,22 @@ impl Texts {
     }
 }
 
-/// Headers of one record: `id`, the configured columns, then Pillarbox's own.
+/// Headers of one record: `id`, the configured columns, those that a message brings, then
+/// Pillarbox's own.
 pub(super) fn headers<'a>(
     event: &Event<'a>,
     names: &'a [String],
+    own: OwnHeaders<'a>,
     texts: &'a Texts,
 ) -> ([Header<'a>; HEADERS_MAX + 4], usize) {
     let mut headers = [Header { name: "", value: None }; HEADERS_MAX + 4];
     headers[0] = Header { name: header::ID, value: Some(event.id) };
     let mut count = 1;
     for (name, value) in names.iter().zip(event.headers) {
+        headers[count] = Header { name, value };
+        count += 1;
+    }
+    for (name, value) in own.iter() {
         headers[count] = Header { name, value };
         count += 1;
     }

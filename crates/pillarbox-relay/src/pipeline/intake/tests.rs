@@ -1,5 +1,7 @@
 //! Streams by hand: what is sealed, where it ends, and what a restart does with the rest.
 
+mod messages;
+
 use std::time::Duration;
 
 use pillarbox_wire::lsn::{Lsn, PgTimestamp};
@@ -42,6 +44,7 @@ fn config(limits: Transaction) -> Config {
             transaction: limits,
         },
         outbox: vec![Outbox::debezium(table)],
+        messages: None,
     }
 }
 

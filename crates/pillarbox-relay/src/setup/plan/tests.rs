@@ -27,6 +27,7 @@ fn config() -> Config {
             transaction: config::Transaction::default(),
         },
         outbox: vec![Outbox::debezium(table)],
+        messages: None,
     }
 }
 
@@ -47,6 +48,7 @@ fn bare() -> Facts {
             schema_version: 0,
             granted: false,
             reads_statistics: true,
+            messages_public: true,
             tables: vec![TableFacts { table, schema_exists: true, exists: false, columns: Vec::new() }],
             publication: PublicationState::Missing,
             slot: None,
