@@ -12,6 +12,7 @@ mod harness;
 
 mod emit;
 mod plain;
+mod roles;
 
 use std::fs;
 use std::time::Duration;
