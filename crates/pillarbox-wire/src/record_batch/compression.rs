@@ -101,7 +101,7 @@ pub struct Compressor {
 enum Codec {
     None,
     Gzip,
-    Snappy { encoder: snap::raw::Encoder, block: Vec<u8> },
+    Snappy { encoder: Box<snap::raw::Encoder>, block: Vec<u8> },
     Lz4,
     Zstd(zstd::bulk::Compressor<'static>),
 }
@@ -121,7 +121,7 @@ impl Compressor {
             Compression::None => Codec::None,
             Compression::Gzip => Codec::Gzip,
             Compression::Snappy => Codec::Snappy {
-                encoder: snap::raw::Encoder::new(),
+                encoder: Box::new(snap::raw::Encoder::new()),
                 block: vec![0; snap::raw::max_compress_len(SNAPPY_BLOCK_BYTES)],
             },
             Compression::Lz4 => Codec::Lz4,
