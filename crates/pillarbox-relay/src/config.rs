@@ -3,6 +3,7 @@
 //! How a file or the environment spells them is the binary's business. Never reads a file or the
 //! environment itself. Defaults stand beside their reason.
 
+mod messages;
 mod outbox;
 mod pattern;
 mod topic;
@@ -10,8 +11,11 @@ mod topic;
 use std::fmt;
 use std::time::Duration;
 
+pub use self::messages::{MESSAGE_COLUMNS, Messages, OWN_HEADERS_MAX, PlainMessage, PlainPart};
 pub use pillarbox_kafka::sasl::{Login, OAuth, Sasl};
 pub use pillarbox_tls::{Identity, Roots, Tls, Verify};
+
+pub use pillarbox_wire::record_batch::Compression;
 pub use pillarbox_wire::topic::PipelineName;
 
 pub use self::outbox::{
@@ -57,6 +61,8 @@ pub struct Config {
     pub kafka: Kafka,
     /// The outbox tables.
     pub outbox: Vec<Outbox>,
+    /// Logical messages that are events; `None` = they are not.
+    pub messages: Option<Messages>,
 }
 
 /// The source server.
@@ -117,6 +123,8 @@ pub struct Kafka {
     pub tls: Option<Tls>,
     /// How connections log in; `None` = not at all.
     pub sasl: Option<Sasl>,
+    /// How record batches are compressed.
+    pub compression: Compression,
     /// How topics that were never recorded come to be.
     pub topics: Topics,
     /// Limits of a Kafka transaction.
@@ -182,11 +190,21 @@ impl Config {
         format!("pillarbox.{}.", self.pipeline)
     }
 
+    /// Everything that gives events, in the order of [`Event::outbox`](crate::outbox::Event::outbox):
+    /// the tables, then the messages.
+    pub fn sources(&self) -> Vec<Outbox> {
+        let messages = self.messages.iter().map(|messages| messages.outbox.clone());
+        self.outbox.iter().cloned().chain(messages).collect()
+    }
+
     /// A fingerprint of everything that decides routing: FNV-1a over a canonical text, 16 hex
     /// digits. A change inside a split transaction halts; at a boundary it is only recorded.
     pub fn generation(&self) -> String {
         // All of a table's settings, so that none can be forgotten here.
-        let text: String = self.outbox.iter().map(|outbox| format!("{outbox:?}\n")).collect();
+        let mut text: String = self.outbox.iter().map(|outbox| format!("{outbox:?}\n")).collect();
+        if let Some(messages) = &self.messages {
+            text.push_str(&format!("{messages:?}\n"));
+        }
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });

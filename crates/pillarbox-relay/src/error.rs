@@ -145,6 +145,7 @@ codes! {
     KafkaAuthentication = 2037, Permission, Permission, "Kafka rejects the user or password";
     KafkaSaslMechanism = 2038, Permission, Permission, "Kafka does not take this way to log in";
     KafkaToken = 2039, Retry, Permission, "the identity provider gives no token";
+    KafkaSetting = 2040, Config, Config, "a topic setting costs the broker work";
 
     SystemIdDiffers = 3001, Halt, Halted, "the checkpoint belongs to another database cluster";
     TimelineDiverged = 3002, Halt, Halted, "published events do not exist in this database's history";
@@ -164,6 +165,8 @@ codes! {
     BadValue = 4005, Reject, Halted, "a column value cannot be relayed";
     TopicForbidden = 4011, Reject, Halted, "a row routes to a topic that it may not choose";
     OutboxUpdated = 4012, Reject, Halted, "a row of an outbox table was updated";
+    BadMessage = 4021, Reject, Halted, "a message cannot become an event";
+    StrayMessage = 4022, Retry, Ok, "a message outside of a transaction was not relayed";
 
     PrivateServer = 5001, Retry, Unavailable, "a private server did not start";
 

@@ -56,10 +56,12 @@ impl Site {
                 brokers: vec![KAFKA.bootstrap()],
                 tls: None,
                 sasl: None,
+                compression: config::Compression::None,
                 topics: config::Topics::default(),
                 transaction: config::Transaction::default(),
             },
             outbox: vec![Outbox::debezium(table)],
+            messages: None,
         };
         Self { postgres, config }
     }

@@ -9,6 +9,7 @@
 //! anything; never prints.
 
 mod kafka;
+mod messages;
 mod outbox;
 mod pgpass;
 mod postgres;
@@ -127,11 +128,21 @@ fn sections(context: &Context<'_>, node: &tree::Node) -> Option<Loaded> {
             None
         }
     };
-    let outbox = outbox::read(context, &root);
-    root.unsupported("messages", &[], "remove it: this version relays outbox tables only");
+    // A pipeline of messages alone has no table.
+    let outbox = match (root.node("outbox"), root.node("messages")) {
+        (None, Some(_)) => Some(Vec::new()),
+        _ => outbox::read(context, &root),
+    };
+    let messages = messages::read(context, &root);
     let listen = listen(context, &root);
     root.finish();
-    let config = Config { pipeline: pipeline?, postgres: postgres?, kafka: kafka?, outbox: outbox? };
+    let config = Config {
+        pipeline: pipeline?,
+        postgres: postgres?,
+        kafka: kafka?,
+        outbox: outbox?,
+        messages: messages?,
+    };
     Some(Loaded { config, listen: listen? })
 }
 

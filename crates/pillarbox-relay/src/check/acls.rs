@@ -106,7 +106,7 @@ fn prefixed(option: &str, prefix: &str) -> String {
 /// The topics of all outboxes, each pattern once.
 fn event_topics(config: &Config) -> Vec<String> {
     let mut list: Vec<String> = Vec::new();
-    for outbox in &config.outbox {
+    for outbox in &config.sources() {
         let resource = match outbox.topic.parts() {
             [TopicPart::Literal(name)] => format!("--topic {name}"),
             [TopicPart::Literal(prefix), ..] => prefixed("--topic", prefix),
@@ -130,6 +130,7 @@ mod tests {
             pipeline: "orders".parse().expect("a name"),
             postgres: super::super::postgres::tests::config().postgres,
             kafka: Kafka {
+                compression: crate::config::Compression::None,
                 brokers: vec!["k:9093".into()],
                 tls: None,
                 sasl,
@@ -140,6 +141,7 @@ mod tests {
                 topic: TopicTemplate::parse(topic).expect("a template"),
                 ..Outbox::debezium(table)
             }],
+            messages: None,
         }
     }
 

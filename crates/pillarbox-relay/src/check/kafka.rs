@@ -6,7 +6,7 @@ use pillarbox_kafka::admin::{self, BrokerLimits, TopicDescription, TopicLimits};
 use pillarbox_kafka::{Cluster, Error};
 
 use super::Finding;
-use crate::config::{Config, TopicPart};
+use crate::config::{Compression, Config, TopicPart};
 use crate::error::Code;
 use crate::position::checkpoint::{PositionRecord, Table, TopicRecord};
 use crate::position::lineage::{SourceFacts, judge};
@@ -142,7 +142,14 @@ impl Look<'_> {
             self.findings.push(judge_recorded(&subject, record, topic.as_ref()));
             let Some(topic) = topic else { continue };
             match admin::topic_limits(&self.cluster, name).await {
-                Ok(limits) => self.findings.extend(judge_durability(&subject, &topic, &limits)),
+                Ok(limits) => {
+                    self.findings.extend(judge_durability(&subject, &topic, &limits));
+                    self.findings.extend(judge_compression(
+                        &subject,
+                        self.config.kafka.compression,
+                        &limits.compression_type,
+                    ));
+                }
                 Err(error) => self.failed(subject, "cannot read the topic's settings", &error),
             }
         }
@@ -271,6 +278,22 @@ fn judge_durability(subject: &str, topic: &TopicDescription, limits: &TopicLimit
     findings
 }
 
+/// A broker that stores batches in another way than they come has to unpack and pack each of them.
+fn judge_compression(subject: &str, ours: Compression, stored: &str) -> Option<Finding> {
+    let as_it_comes = match stored {
+        "producer" => true,
+        "uncompressed" => ours == Compression::None,
+        codec => codec == ours.name(),
+    };
+    (!as_it_comes).then(|| {
+        Finding::warning(Code::KafkaSetting, subject, format!("compression.type is {stored}"))
+            .because(format!(
+                "kafka.compression is {ours}: the broker packs every batch anew, which costs it CPU"
+            ))
+            .fix("compression.type=producer on the topic, or the same codec in kafka.compression")
+    })
+}
+
 fn judge_recorded(subject: &str, record: &TopicRecord, found: Option<&TopicDescription>) -> Finding {
     let Some(found) = found else {
         return Finding::error(Code::TopicGone, subject, "holds events of this pipeline and is gone")
@@ -328,6 +351,27 @@ mod tests {
             (None, Some(Code::TopicGone)),
         ] {
             assert_eq!(judge_recorded("topic t", &record, found.as_ref()).code, code, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_topic_that_packs_anew_is_a_warning() {
+        use crate::config::Compression::{Gzip, None, Zstd};
+        for (ours, stored, warned) in [
+            (None, "producer", false),
+            (Zstd, "producer", false),
+            (Zstd, "zstd", false),
+            (None, "uncompressed", false),
+            (Zstd, "uncompressed", true),
+            (None, "zstd", true),
+            (Gzip, "zstd", true),
+        ] {
+            let finding = judge_compression("topic t", ours, stored);
+            assert_eq!(
+                finding.and_then(|found| found.code),
+                warned.then_some(Code::KafkaSetting),
+                "{ours} {stored}"
+            );
         }
     }
 

@@ -24,6 +24,9 @@ pub struct TableName {
 
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.schema == super::Messages::SCHEMA {
+            return write!(f, "messages with prefix {}", self.name);
+        }
         write!(f, "{}.{}", self.schema, self.name)
     }
 }

@@ -59,6 +59,8 @@ pub struct Row<'a> {
 /// A logical message.
 #[derive(Debug)]
 pub struct Note<'a> {
+    /// The transaction it belongs to.
+    pub transaction: Transaction,
     /// Its ordinal in the transaction, from 0.
     pub index: u32,
     /// What kind of message it is.
@@ -88,7 +90,8 @@ pub struct Committed {
 /// A table as the stream last described it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
-    /// Counts descriptions from 0: a changed table gets a new number.
+    /// Counts descriptions from 1: a changed table gets a new number. 0 is for rows that do not come
+    /// from a table.
     pub number: usize,
     /// Schema name.
     pub schema: String,
@@ -180,8 +183,8 @@ impl Decoder {
             Message::Begin { final_lsn, commit_time, .. } => self.begin(final_lsn, commit_time)?,
             Message::Commit { commit_lsn, end_lsn, .. } => self.commit(commit_lsn, end_lsn)?,
             Message::Message { transactional: true, prefix, content, .. } => {
-                let index = self.open("message")?.next_index;
-                Change::Message(Note { index, prefix, content })
+                let Open { transaction, next_index } = self.open("message")?;
+                Change::Message(Note { transaction, index: next_index, prefix, content })
             }
             Message::Message { transactional: false, prefix, .. } => Change::Stray { prefix },
             Message::Update { relation, .. } => {
@@ -250,13 +253,13 @@ impl Decoder {
                 type_modifier: column.type_modifier,
             })
             .collect();
+        self.described += 1;
         let description = Description {
             number: self.described,
             schema: relation.namespace.to_owned(),
             name: relation.name.to_owned(),
             columns,
         };
-        self.described += 1;
         self.relations.insert(relation.oid, description);
     }
 

@@ -30,6 +30,8 @@ mod time;
 mod trace;
 mod value;
 
+mod message;
+
 use std::ops::Range;
 
 use pillarbox_wire::pgoutput::Column;
@@ -37,6 +39,7 @@ use pillarbox_wire::pgoutput::Column;
 use crate::config::{self, Updates};
 use crate::decode::{Description, Row};
 
+pub use self::message::{MessageError, MessageReader, OwnHeaders};
 use self::plan::{Plan, Role};
 use self::value::{Kind, Plain, partition, plain, unix_millis};
 

@@ -30,14 +30,14 @@ use std::time::Duration;
 use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::Epoch;
 
-use self::fault::{decode_fault, outbox_fault, update_fault};
+use self::fault::{decode_fault, message_fault, outbox_fault, update_fault};
 use self::fill::Fill;
 pub use self::set::{CommittedSet, SealedSet, SetEnd};
 use super::pace::Due;
 use crate::config::{Config, Updates};
-use crate::decode::{Change, Decoder};
+use crate::decode::{Change, Decoder, Row};
 use crate::error::Fault;
-use crate::outbox::Extractor;
+use crate::outbox::{Extractor, MessageReader, OwnHeaders};
 use crate::position::checkpoint::Table;
 use crate::position::filter::Covered;
 use crate::route::Topic;
@@ -80,6 +80,8 @@ pub struct UpdatesSeen {
 pub struct Intake {
     decoder: Decoder,
     extractor: Extractor,
+    messages: Option<MessageReader>,
+    strays: u64,
     covered: Covered,
     fill: Fill,
     updates: UpdatesSeen,
@@ -94,7 +96,9 @@ impl Intake {
         let position = table.position.as_ref().expect("an intake starts from a checkpoint");
         Self {
             decoder: Decoder::new(),
-            extractor: Extractor::new(config.outbox.clone()),
+            extractor: Extractor::new(config.sources()),
+            messages: config.messages.clone().map(MessageReader::new),
+            strays: 0,
             covered: position.covered(),
             fill: Fill::new(config, epoch, table, topics, now),
             updates: UpdatesSeen::default(),
@@ -126,17 +130,22 @@ impl Intake {
         let taken = match self.decoder.decode(data).map_err(decode_fault)? {
             Change::Insert(row) if self.covered.covers(row.transaction.commit_lsn, row.index) => Taken::Done,
             Change::Insert(row) => {
-                let (transaction, index) = (row.transaction, row.index);
-                let extracted = self.extractor.extract(&row);
-                match extracted.map_err(|error| outbox_fault(&error, transaction, index))? {
-                    Some(event) => self.fill.take_event(&event, transaction, index, row.relation, now)?,
-                    None => Taken::Done,
+                take_row(&mut self.extractor, &mut self.fill, &row, OwnHeaders::default(), now)?
+            }
+            Change::Message(note) => match &mut self.messages {
+                Some(messages) if messages.is_event(note.prefix) => {
+                    if self.covered.covers(note.transaction.commit_lsn, note.index) {
+                        Taken::Done
+                    } else {
+                        let read = messages.read(&note).map_err(|error| message_fault(&error, &note))?;
+                        take_row(&mut self.extractor, &mut self.fill, &read.0, read.1, now)?
+                    }
                 }
-            }
-            Change::Message(note) => {
-                self.fill.take_message(note.prefix, note.content);
-                Taken::Done
-            }
+                _ => {
+                    self.fill.take_message(note.prefix, note.content);
+                    Taken::Done
+                }
+            },
             Change::Update { transaction, index, relation } => {
                 let covered = self.covered.covers(transaction.commit_lsn, index);
                 match self.extractor.on_update(relation).filter(|_| !covered) {
@@ -157,7 +166,12 @@ impl Intake {
                 self.fill.commit(committed, now);
                 return Ok(Taken::Done);
             }
-            Change::Stray { .. } | Change::Nothing => return Ok(Taken::Done),
+            Change::Stray { prefix } => {
+                let ours = self.messages.as_ref().is_some_and(|messages| messages.is_event(prefix));
+                self.strays += u64::from(ours);
+                return Ok(Taken::Done);
+            }
+            Change::Nothing => return Ok(Taken::Done),
         };
         if taken == Taken::Done {
             self.decoder.advance().map_err(decode_fault)?;
@@ -235,6 +249,11 @@ impl Intake {
         self.updates
     }
 
+    /// Messages that would be events had they been written in a transaction.
+    pub fn strays(&self) -> u64 {
+        self.strays
+    }
+
     /// Seals the set if the pacer says so; called whenever time has passed or frames were taken.
     pub fn pace(&mut self, now: Now) -> Due {
         self.fill.pace(now)
@@ -265,5 +284,20 @@ impl Intake {
     /// When no set is in flight (I5), or its end lies before what was confirmed (I2).
     pub fn committed(&mut self, set: CommittedSet, now: Now) {
         self.fill.committed(set, now);
+    }
+}
+
+/// A row, of a table or made of a message, on its way into the set; takes nothing of another table.
+fn take_row<'a>(
+    extractor: &'a mut Extractor,
+    fill: &mut Fill,
+    row: &Row<'a>,
+    own_headers: OwnHeaders<'a>,
+    now: Now,
+) -> Result<Taken, Fault> {
+    let extracted = extractor.extract(row);
+    match extracted.map_err(|error| outbox_fault(&error, row.transaction, row.index))? {
+        Some(event) => fill.take_event(&event, row, own_headers, now),
+        None => Ok(Taken::Done),
     }
 }

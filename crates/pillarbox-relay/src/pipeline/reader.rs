@@ -176,6 +176,8 @@ struct Streaming {
     /// Updates of outbox rows that the log told of, and when.
     updates: UpdatesSeen,
     updates_at: Option<Instant>,
+    /// Messages outside of transactions that were counted and, once, warned of.
+    strays: u64,
 }
 
 impl Streaming {
@@ -212,6 +214,7 @@ impl Streaming {
             retimed_at: None,
             updates: UpdatesSeen::default(),
             updates_at: None,
+            strays: 0,
         }
     }
 
@@ -496,6 +499,7 @@ impl Streaming {
         self.board.confirmed(confirmed, self.intake.server_lsn());
         self.warn_of_retimed();
         self.tell_of_updates();
+        self.count_strays();
         Ok(())
     }
 
@@ -513,6 +517,22 @@ impl Streaming {
             tracing::warn!(%code, rows = now.warnings - told.warnings, "updates of outbox rows give no events");
         }
         (self.updates, self.updates_at) = (now, Some(Instant::now()));
+    }
+
+    /// A warning for the first: they are refused by rule, not by mistake.
+    fn count_strays(&mut self) {
+        let strays = self.intake.strays();
+        if strays == self.strays {
+            return;
+        }
+        if self.strays == 0 {
+            tracing::warn!(
+                code = %Code::StrayMessage,
+                "a message with the prefix of events was written outside of a transaction: it may come from one that rolled back and is not relayed; emit with transactional = true"
+            );
+        }
+        self.board.refused(strays - self.strays);
+        self.strays = strays;
     }
 
     /// Consumers see the relay's time on such records, so somebody should know; once a minute will do.

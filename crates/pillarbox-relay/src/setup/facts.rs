@@ -38,6 +38,8 @@ pub struct PostgresFacts {
     pub granted: bool,
     /// The role sees other sessions' statistics, `reply_time` among them.
     pub reads_statistics: bool,
+    /// Every role may write logical messages, those of events among them.
+    pub messages_public: bool,
     /// The outbox tables, in the order of the configuration.
     pub tables: Vec<TableFacts>,
     /// The publication.
@@ -97,6 +99,7 @@ impl Reader<'_> {
             schema_version: if schema_exists { self.schema_version()? } else { 0 },
             granted: schema_exists && is_true(self.row(&granted_query(&config.postgres))?.get(0)),
             reads_statistics: is_true(server.get(3)),
+            messages_public: is_true(server.get(4)),
             tables: names.iter().map(|table| self.table(table)).collect::<Result<_, _>>()?,
             publication: self.connection.publication(&config.postgres.publication, &names)?,
             slot: self.connection.slot(&config.postgres.slot)?,
@@ -128,7 +131,10 @@ impl Reader<'_> {
 const SERVER: &str = "SELECT current_setting('wal_level'), pg_is_in_recovery(), \
     EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
         WHERE n.nspname = 'pillarbox' AND c.relname = 'migrations'), \
-    pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')";
+    pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), \
+    EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = 'pg_catalog'::regnamespace \
+        AND p.proname = 'pg_logical_emit_message' AND (p.proacl IS NULL OR EXISTS ( \
+            SELECT FROM aclexplode(p.proacl) a WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')))";
 
 /// Whether both roles may use what is ours. A role that does not exist may nothing.
 fn granted_query(postgres: &Postgres) -> String {

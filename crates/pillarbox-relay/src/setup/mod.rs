@@ -30,4 +30,4 @@ pub(crate) use facts::read_postgres;
 pub(crate) use migrations::SCHEMA_VERSION;
 pub(crate) use plan::SERVER_VERSION_MIN;
 pub(crate) use roles::grants;
-pub(crate) use statements::column_names;
+pub(crate) use statements::{column_names, revoke_messages};

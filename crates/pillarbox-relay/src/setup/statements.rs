@@ -26,6 +26,9 @@ pub fn print_sql(config: &Config) -> String {
         parts.push(create_table(outbox));
     }
     parts.push(create_publication(config));
+    if config.messages.is_some() {
+        parts.push(emit_comment(&config.postgres.user));
+    }
     parts.extend(config.outbox.iter().map(|outbox| complete_publication(config, &outbox.table)));
     parts.push(roles::fences(&config.postgres));
     text.push_str(&parts.join("\n\n"));
@@ -35,6 +38,44 @@ pub fn print_sql(config: &Config) -> String {
 
 const STATISTICS_COMMENT: &str = "-- Lets a standby relay see when the active one last replied; without it a relay that hangs is not\n\
      -- replaced before its connection breaks.";
+
+/// Who may emit events: the grants are for the applications, the REVOKE is a superuser's.
+fn emit_comment(role: &str) -> String {
+    let revoke = revoke_messages_anywhere(role).replace('\n', "\n-- ");
+    format!(
+        "-- Each role that emits events needs:\n\
+         --   GRANT USAGE ON SCHEMA pillarbox TO the_application;\n\
+         --   GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pillarbox TO the_application;\n\
+         -- Every role may write logical messages, and so events, until a superuser runs this:\n-- {revoke}"
+    )
+}
+
+/// Takes the right to write logical messages from everybody but the relay and `pillarbox.emit()`,
+/// whatever the server's version: the function has other arguments from 17 on.
+fn revoke_messages_anywhere(role: &str) -> String {
+    let body = format!(
+        "\nDECLARE\n    f regprocedure;\nBEGIN\n    \
+         FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = 'pg_logical_emit_message' LOOP\n        \
+         EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);\n        \
+         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I, %I', f, {},\n            \
+         (SELECT rolname FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner WHERE p.oid = 'pillarbox.emit(text,text,text,bytea,jsonb,uuid)'::regprocedure));\n    \
+         END LOOP;\nEND\n",
+        quote_literal(role)
+    );
+    format!("DO {};", dollar_quote(&body))
+}
+
+/// The same for a server whose version is known, in two statements.
+pub(crate) fn revoke_messages(server_version: u32, role: &str) -> String {
+    let flush = if server_version < 170_000 { "" } else { ", boolean" };
+    let functions = ["text", "bytea"]
+        .map(|content| format!("pg_catalog.pg_logical_emit_message(boolean, text, {content}{flush})"))
+        .join(", ");
+    format!(
+        "REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC; GRANT EXECUTE ON FUNCTION {functions} TO {};",
+        quote_identifier(role)
+    )
+}
 
 /// A text between dollar quotes that do not occur in it.
 fn dollar_quote(text: &str) -> String {
@@ -120,10 +161,11 @@ pub(crate) fn column_names(outbox: &Outbox) -> Vec<String> {
 pub(super) fn create_publication(config: &Config) -> String {
     let tables: Vec<String> = config.outbox.iter().map(|outbox| qualified(&outbox.table)).collect();
     let name = &config.postgres.publication;
+    // Without tables it publishes messages alone, which no publication filters.
+    let tables = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
     let create = format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert', publish_via_partition_root = true)",
-        quote_identifier(name),
-        tables.join(", ")
+        "CREATE PUBLICATION {}{tables} WITH (publish = 'insert', publish_via_partition_root = true)",
+        quote_identifier(name)
     );
     guarded(
         &format!("NOT EXISTS (SELECT FROM pg_publication WHERE pubname = {})", quote_literal(name)),

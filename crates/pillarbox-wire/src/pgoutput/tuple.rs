@@ -39,6 +39,16 @@ impl<'a> Tuple<'a> {
         Ok(Tuple { count, columns })
     }
 
+    /// A tuple that stands by itself, outside of a message; gives what follows it.
+    ///
+    /// # Errors
+    /// [`DecodeError`] of the message `I`, whose last part a tuple is.
+    pub fn decode(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), DecodeError> {
+        let mut reader = Reader::new(b'I', bytes);
+        let tuple = Self::read(&mut reader)?;
+        Ok((tuple, reader.rest()))
+    }
+
     /// Columns in the row.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -29,7 +29,7 @@ const TABLES_MAX: usize = 1_000;
 
 /// Reads the section; `None` when something was reported.
 pub(super) fn read(context: &Context<'_>, root: &Section<'_>) -> Option<Vec<Outbox>> {
-    let hint = "write outbox: { table: public.outbox }";
+    let hint = "write outbox: { table: public.outbox }, or messages: { prefix: outbox }";
     let Some(node) = root.node("outbox") else {
         root.missing("outbox", hint);
         return None;
@@ -205,7 +205,7 @@ fn headers_fit(section: &Section<'_>, outbox: &Outbox) {
     }
 }
 
-fn headers(context: &Context<'_>, section: &Section<'_>) -> Vec<HeaderColumn> {
+pub(super) fn headers(context: &Context<'_>, section: &Section<'_>) -> Vec<HeaderColumn> {
     let hint = "write headers: [{ column: type, name: eventType }]";
     let read = placements(context, section, "headers", hint, header_name);
     read.into_iter().map(|(column, name)| HeaderColumn { column, name }).collect()

@@ -63,6 +63,11 @@ impl<'a> Section<'a> {
         Some(Self { context, path: path.to_owned(), place: node.place, entries, asked })
     }
 
+    /// Where the section stands.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
     /// The full name of an option of this section.
     pub(crate) fn option(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
@@ -70,7 +75,10 @@ impl<'a> Section<'a> {
 
     /// The option's node, unless it is absent.
     pub(crate) fn node(&self, key: &'static str) -> Option<&'a Node> {
-        self.asked.borrow_mut().push(key);
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&key) {
+            asked.push(key);
+        }
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use pillarbox_relay::config::{
-    ChannelBinding, Outbox, Postgres, PostgresTls, Roots, Sasl, Tls, TopicPart, Verify,
+    ChannelBinding, Messages, Outbox, PlainPart, Postgres, PostgresTls, Roots, Sasl, Tls, TopicPart, Verify,
 };
 use serde_json::{Value, json};
 
@@ -36,7 +36,7 @@ pub(crate) fn shown(loaded: &Loaded) -> Value {
     postgres["tls"] = postgres_tls(&config.postgres.tls);
     let mut kafka = json!({
         "brokers": config.kafka.brokers,
-        "compression": "none",
+        "compression": config.kafka.compression.name(),
         "topics": {
             "create": topics.create,
             "partitions": topics.partitions,
@@ -56,12 +56,35 @@ pub(crate) fn shown(loaded: &Loaded) -> Value {
     if let Some(sasl) = &config.kafka.sasl {
         kafka["sasl"] = shown_sasl(sasl);
     }
-    json!({
+    let mut shown = json!({
         "pipeline": config.pipeline.as_str(),
         "postgres": postgres,
         "kafka": kafka,
         "outbox": config.outbox.iter().map(outbox).collect::<Vec<_>>(),
         "http": { "listen": listen(loaded.listen) },
+    });
+    if let Some(messages) = &config.messages {
+        shown["messages"] = self::messages(messages);
+    }
+    shown
+}
+
+fn messages(messages: &Messages) -> Value {
+    let part = |part: &PlainPart| match part {
+        PlainPart::Field(name) => json!({ "field": name }),
+        PlainPart::Value(text) => json!({ "value": text }),
+    };
+    let outbox = outbox(&messages.outbox);
+    json!({
+        "prefix": messages.prefix,
+        "topic": outbox["topic"],
+        "headers": outbox["headers"],
+        "plain": {
+            "id": part(&messages.plain.id),
+            "aggregatetype": part(&messages.plain.aggregate_type),
+            "aggregateid": part(&messages.plain.aggregate_id),
+            "type": part(&messages.plain.event_type),
+        },
     })
 }
 

@@ -5,7 +5,7 @@ mod security;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pillarbox_relay::config::TlsMode;
+use pillarbox_relay::config::{Messages, PlainPart, TlsMode};
 
 use super::*;
 use crate::report::problems_for_test;
@@ -46,6 +46,44 @@ fn the_smallest_file() {
     assert_eq!(config.outbox.len(), 1);
     assert_eq!(config.outbox[0].topic.to_string(), "outbox.event.{aggregatetype}");
     assert_eq!(loaded.listen, Some("127.0.0.1:8686".parse().unwrap()));
+    assert_eq!(config.messages, None);
+}
+
+#[test]
+fn messages_alone_need_no_table() {
+    let source = SMALLEST.replace("outbox: { table: public.outbox }", "messages: { prefix: outbox }");
+    let config = ok(&source).config;
+    assert!(config.outbox.is_empty());
+    let messages = config.messages.expect("messages");
+    assert_eq!((messages.prefix.as_str(), &messages), ("outbox", &Messages::new("outbox")));
+    assert_eq!(messages.outbox.topic.to_string(), "outbox.event.{aggregatetype}");
+}
+
+#[test]
+fn plain_messages() {
+    let source = format!(
+        "{SMALLEST}messages:\n  prefix: shop\n  topic: shop.events\n  headers: [ {{ column: type, name: eventType }} ]\n  \
+         plain: {{ aggregateid: {{ field: aggregate_id }}, type: {{ value: made }} }}\n"
+    );
+    let messages = ok(&source).config.messages.expect("messages");
+    assert_eq!(messages.outbox.headers[0].name, "eventType");
+    assert_eq!(messages.plain.aggregate_id, PlainPart::Field("aggregate_id".into()));
+    assert_eq!(messages.plain.event_type, PlainPart::Value("made".into()));
+    assert_eq!(messages.plain.aggregate_type, PlainPart::Field("aggregatetype".into()));
+    for (messages, expected) in [
+        ("messages: {}", "messages.prefix is missing"),
+        ("messages: { prefix: pillarbox.lineage }", "expected a prefix that does not begin with pillarbox."),
+        ("messages: { prefix: o, topic: \"t.{kind}\" }", "expected columns of id, aggregatetype"),
+        ("messages: { prefix: o, headers: [ { column: kind } ] }", "expected columns of id, aggregatetype"),
+        (
+            "messages: { prefix: o, plain: { id: { field: a, value: b } } }",
+            "expected field or value, one of them",
+        ),
+        ("messages: { prefix: o, plain: { key: { field: a } } }", "unknown option `key` in messages.plain"),
+    ] {
+        let text = refused(&format!("{SMALLEST}{messages}\n"));
+        assert!(text.contains(expected), "{messages}: {text}");
+    }
 }
 
 #[test]
@@ -60,7 +98,7 @@ postgres:
   publication: My Publication
 kafka:
   brokers: [kafka-0:9092, "[::1]:9092"]
-  compression: none
+  compression: zstd
   topics: { create: false, partitions: 12, replication_factor: -1 }
   transaction: { max_bytes: 8MiB, max_events: 50000, ids: 1, timeout: 1m }
 outbox:
@@ -78,6 +116,7 @@ http: { listen: off }
     assert_eq!(config.postgres.password.as_ref().unwrap().expose(), "0755");
     assert_eq!(config.postgres.publication, "My Publication");
     assert_eq!(config.kafka.brokers, ["kafka-0:9092", "[::1]:9092"]);
+    assert_eq!(config.kafka.compression.name(), "zstd");
     assert!(!config.kafka.topics.create);
     assert_eq!(config.kafka.topics.partitions, 12);
     assert_eq!(config.kafka.transaction.bytes_max, 8 << 20);
@@ -222,11 +261,7 @@ fn several_problems_at_once_in_the_order_of_the_file() {
 
 #[test]
 fn options_of_later_versions_are_recognised() {
-    for (extra, option) in [
-        ("kafka: { brokers: [\"k:1\"], compression: zstd }", "kafka.compression"),
-        ("messages: { prefix: outbox }", "messages"),
-        ("outbox: { table: t, on_error: dead_letter }", "outbox.on_error"),
-    ] {
+    for (extra, option) in [("outbox: { table: t, on_error: dead_letter }", "outbox.on_error")] {
         let key = extra.split(':').next().unwrap();
         let mut lines: Vec<&str> = SMALLEST.lines().filter(|line| !line.starts_with(key)).collect();
         lines.push(extra);

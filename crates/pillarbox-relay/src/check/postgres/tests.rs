@@ -26,10 +26,12 @@ pub(in crate::check) fn config() -> Config {
             brokers: vec!["k:9092".into()],
             tls: None,
             sasl: None,
+            compression: config::Compression::None,
             topics: config::Topics::default(),
             transaction: config::Transaction::default(),
         },
         outbox: vec![Outbox::debezium(table)],
+        messages: None,
     }
 }
 
@@ -53,6 +55,7 @@ fn sound() -> (PostgresFacts, Limits) {
         schema_version: SCHEMA_VERSION,
         granted: true,
         reads_statistics: true,
+        messages_public: true,
         tables: vec![TableFacts {
             table: table.clone(),
             schema_exists: true,

@@ -1,16 +1,29 @@
 //! Rows and streams that cannot be published, in words: where the row is, never what is in it.
 
 use crate::batch::BatchError;
-use crate::decode::{DecodeError, Description, Transaction};
+use crate::config::Messages;
+use crate::decode::{DecodeError, Description, Note, Transaction};
 use crate::error::{Code, Fault};
-use crate::outbox::OutboxError;
+use crate::outbox::{MessageError, OutboxError};
 use crate::route::RouteError;
 
 fn place(relation: &Description, transaction: Transaction, index: u32) -> String {
-    format!(
-        "row {index} of the transaction at {} in table {}.{}",
-        transaction.commit_lsn, relation.schema, relation.name
-    )
+    let at = format!("row {index} of the transaction at {}", transaction.commit_lsn);
+    match relation.schema.as_str() {
+        Messages::SCHEMA => format!("{at}, a message with prefix {},", relation.name),
+        schema => format!("{at} in table {schema}.{}", relation.name),
+    }
+}
+
+pub(super) fn message_fault(error: &MessageError, note: &Note<'_>) -> Fault {
+    let Note { transaction, index, prefix, .. } = note;
+    let at = format!("row {index} of the transaction at {}", transaction.commit_lsn);
+    Fault::new(Code::BadMessage, format!("{at}, a message with prefix {prefix}, cannot become an event"))
+        .because(error)
+        .hint(
+            "correct the writer, or name in messages.plain where its messages have their parts; \
+             move past the message only on purpose",
+        )
 }
 
 pub(super) fn decode_fault(error: DecodeError) -> Fault {

@@ -16,9 +16,9 @@ use super::record::{Texts, headers, record_time};
 use super::{CommittedSet, Now, SETS_MAX, SealedSet, SetEnd, Taken};
 use crate::batch::{BatchSet, POOL_BYTES_MAX, Record};
 use crate::config::{Config, Outbox, Transaction as Limits};
-use crate::decode::{Committed, Description, Transaction};
+use crate::decode::{Committed, Row, Transaction};
 use crate::error::Fault;
-use crate::outbox::Event;
+use crate::outbox::{Event, OwnHeaders};
 use crate::pipeline::pace::{Due, Filling, Heat, Pacer};
 use crate::position::checkpoint::{BUCKET_SLOTS, Delta, Table, TopicRecord};
 use crate::position::confirm::Ledger;
@@ -74,17 +74,18 @@ pub(super) struct Fill {
 impl Fill {
     pub(super) fn new(config: &Config, epoch: Epoch, table: &Table, topics: Vec<Topic>, now: Now) -> Self {
         let position = table.position.as_ref().expect("an intake starts from a checkpoint");
+        let sources = config.sources();
         let names = |outbox: &Outbox| outbox.header_names().map(str::to_owned).collect();
         let mut fill = Self {
             pipeline: config.pipeline.to_string(),
             epoch,
             limits: config.kafka.transaction.clone(),
             resumed: position.index.map(|_| (position.commit_lsn, position.part.unwrap_or(1))),
-            header_names: config.outbox.iter().map(names).collect(),
-            router: Router::new(&config.outbox, Vec::new()),
+            header_names: sources.iter().map(names).collect(),
+            router: Router::new(&sources, Vec::new()),
             topic_refs: Vec::new(),
             sequences: table.sequences.clone(),
-            set: BatchSet::new(),
+            set: BatchSet::new(config.kafka.compression),
             transactions: 0,
             since: None,
             settle_before: None,
@@ -179,11 +180,11 @@ impl Fill {
     pub(super) fn take_event(
         &mut self,
         event: &Event<'_>,
-        transaction: Transaction,
-        index: u32,
-        relation: &Description,
+        row: &Row<'_>,
+        own_headers: OwnHeaders<'_>,
         now: Now,
     ) -> Result<Taken, Fault> {
+        let Row { transaction, index, relation, .. } = *row;
         let to = match self.router.route(event, transaction.commit_lsn) {
             Ok(to) => to,
             Err(RouteError::UnknownTopic(name)) => return Ok(Taken::NeedsTopic(name)),
@@ -197,7 +198,7 @@ impl Fill {
         let position = Position { epoch: self.epoch, commit_lsn: transaction.commit_lsn, index };
         self.texts.write(&self.pipeline, position, sequence, open.parts + 1, time);
         let names = &self.header_names[event.outbox];
-        let (headers, count) = headers(event, names, &self.texts);
+        let (headers, count) = headers(event, names, own_headers, &self.texts);
         let record = Record {
             timestamp_ms: time.record_ms,
             key: event.key,

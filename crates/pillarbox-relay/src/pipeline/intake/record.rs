@@ -4,7 +4,7 @@ use pillarbox_wire::header;
 use pillarbox_wire::position::{Position, Sequence};
 use pillarbox_wire::record_batch::Header;
 
-use crate::outbox::{Event, HEADERS_MAX};
+use crate::outbox::{Event, HEADERS_MAX, OwnHeaders};
 use crate::route::TopicLimits;
 
 /// Header values of the record at hand.
@@ -38,10 +38,12 @@ impl Texts {
     }
 }
 
-/// Headers of one record: `id`, the configured columns, then Pillarbox's own.
+/// Headers of one record: `id`, the configured columns, those that a message brings, then
+/// Pillarbox's own.
 pub(super) fn headers<'a>(
     event: &Event<'a>,
     names: &'a [String],
+    own: OwnHeaders<'a>,
     texts: &'a Texts,
 ) -> ([Header<'a>; HEADERS_MAX + 4], usize) {
     let mut headers = [Header { name: "", value: None }; HEADERS_MAX + 4];
@@ -51,6 +53,10 @@ pub(super) fn headers<'a>(
         if event.headers_absent & 1 << number != 0 {
             continue;
         }
+        headers[count] = Header { name, value };
+        count += 1;
+    }
+    for (name, value) in own.iter() {
         headers[count] = Header { name, value };
         count += 1;
     }

@@ -1,5 +1,7 @@
 //! Streams by hand: what is sealed, where it ends, and what a restart does with the rest.
 
+mod messages;
+
 use std::time::Duration;
 
 use pillarbox_wire::lsn::{Lsn, PgTimestamp};
@@ -7,7 +9,7 @@ use pillarbox_wire::position::Epoch;
 use pillarbox_wire::record_batch::record_count;
 
 use super::{CommittedSet, Intake, Now, SETS_MAX, SealedSet, Taken, UpdatesSeen};
-use crate::config::{Config, Kafka, Outbox, Postgres, TableName, Topics, Transaction, Updates};
+use crate::config::{Compression, Config, Kafka, Outbox, Postgres, TableName, Topics, Transaction, Updates};
 use crate::decode::tests::{begin, commit, delete, insert, message, relation, update};
 use crate::error::Code;
 use crate::position::checkpoint::{PositionRecord, Table, VERSION};
@@ -39,12 +41,14 @@ fn config(limits: Transaction) -> Config {
         },
         kafka: Kafka {
             brokers: vec![],
+            compression: Compression::None,
             tls: None,
             sasl: None,
             topics: Topics::default(),
             transaction: limits,
         },
         outbox: vec![Outbox::debezium(table)],
+        messages: None,
     }
 }
 
