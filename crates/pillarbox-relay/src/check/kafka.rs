@@ -161,7 +161,7 @@ impl Look<'_> {
             return;
         }
         let config = self.config;
-        for name in config.outbox.iter().filter_map(|outbox| fixed_name(outbox.topic.parts())) {
+        for name in config.sources().iter().filter_map(|outbox| fixed_name(outbox.topic.parts())) {
             if table.is_some_and(|table| table.topics.contains_key(&name)) {
                 continue;
             }
