@@ -15,12 +15,14 @@ use futures_util::future::join_all;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use kafka_protocol::messages::{ApiKey, FindCoordinatorRequest, MetadataRequest, MetadataResponse};
+use pillarbox_tls::Tls;
 use uuid::Uuid;
 
 use crate::admin::{text, topic_name};
 use crate::connection::Connection;
 use crate::error::{Error, ErrorCode};
 use crate::protocol::Call;
+use crate::sasl::{Credentials, Sasl};
 
 /// Where and how to connect.
 #[derive(Clone, Debug)]
@@ -33,6 +35,10 @@ pub struct ClusterConfig {
     pub connect_timeout: Duration,
     /// Limit for an ordinary request.
     pub request_timeout: Duration,
+    /// How connections are secured; none is plaintext.
+    pub tls: Option<Tls>,
+    /// How connections log in; none is not at all.
+    pub sasl: Option<Sasl>,
 }
 
 impl ClusterConfig {
@@ -43,6 +49,8 @@ impl ClusterConfig {
             client_id: "pillarbox".to_owned(),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
+            tls: None,
+            sasl: None,
         }
     }
 }
@@ -105,6 +113,7 @@ pub struct Cluster {
 
 struct Inner {
     config: ClusterConfig,
+    credentials: Option<Arc<Credentials>>,
     known: Mutex<Known>,
     connections: Mutex<HashMap<(Arc<str>, Purpose), SharedSlot>>,
     /// See [`Cluster::breaks`].
@@ -126,10 +135,12 @@ struct Known {
 impl Cluster {
     /// Connects to the first broker that answers and reads cluster id, brokers and features.
     ///
-    /// Errors: [`Error::NoBroker`] with the last attempt inside, or [`Error::TlsOrSaslExpected`] itself.
+    /// Errors: [`Error::NoBroker`] with the last attempt inside, or [`Error::TlsOrSaslExpected`] and [`Error::Tls`] themselves.
     pub async fn connect(config: ClusterConfig) -> Result<Self, Error> {
+        let credentials = config.sasl.clone().map(|sasl| Arc::new(Credentials::new(sasl)));
         let inner = Inner {
             config,
+            credentials,
             known: Mutex::default(),
             connections: Mutex::default(),
             breaks: AtomicU64::new(0),
@@ -363,10 +374,8 @@ impl Cluster {
     }
 
     async fn open(&self, address: &str) -> Result<Connection, Error> {
-        let config = &self.inner.config;
-        let opened =
-            Connection::open(address, &config.client_id, config.connect_timeout, config.request_timeout)
-                .await?;
+        let credentials = self.inner.credentials.clone();
+        let opened = Connection::open(address, &self.inner.config, credentials).await?;
         self.known().transaction_version = opened.transaction_version();
         Ok(opened)
     }
@@ -441,7 +450,7 @@ fn no_broker(tried: usize, last: Option<Error>) -> Error {
 fn expect_sasl(error: Error) -> Error {
     let Error::NoBroker { last, .. } = &error else { return error };
     match &**last {
-        Error::TlsOrSaslExpected { .. } | Error::BrokerAddress { .. } => (**last).clone(),
+        Error::TlsOrSaslExpected { .. } | Error::BrokerAddress { .. } | Error::Tls { .. } => (**last).clone(),
         Error::Transport { broker, api: ApiKey::Metadata, possibly_sent: true, kind } if cut(*kind) => {
             Error::TlsOrSaslExpected { broker: broker.clone() }
         }

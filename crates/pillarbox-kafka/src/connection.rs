@@ -11,21 +11,25 @@
 //! It never retries, never reconnects and never looks into a request.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, ApiVersionsResponse, ResponseHeader};
-use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use bytes::{BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::{ApiKey, ApiVersionsResponse, ResponseHeader};
+use kafka_protocol::protocol::{Decodable, HeaderVersion};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::error::{Error, ErrorCode};
+use crate::cluster::ClusterConfig;
+use crate::error::Error;
 use crate::protocol::Call;
-use stream::{ByteReader, ByteWriter};
+use crate::sasl::Credentials;
+use driver::{Session, drive};
 
+mod driver;
+mod handshake;
+mod login;
 mod stream;
 
 /// Largest answer accepted, in bytes. A fetch may exceed its own limit by one record batch, and
@@ -35,12 +39,6 @@ pub const FRAME_BYTES_MAX: usize = 128 << 20;
 
 /// Requests that may wait on one connection. The producer pipelines five; admin calls come one by one.
 const OUTSTANDING_MAX: usize = 256;
-
-/// Bytes the read buffer grows by when no frame length is known yet.
-const READ_BYTES: usize = 64 << 10;
-
-/// Buffers handed to one vectored write; Linux takes 1,024, and beyond a few dozen nothing is gained.
-const WRITE_SLICES: usize = 64;
 
 /// A broker closes what nobody uses for ten minutes. A connection that was quiet for this long before it ended had
 /// nothing under way, not even a transaction's markers: those take milliseconds.
@@ -82,6 +80,7 @@ struct Shared {
     broker: String,
     client_id: String,
     request_timeout: Duration,
+    connect_timeout: Duration,
     correlation: AtomicI32,
     pending: Mutex<VecDeque<Pending>>,
     used: Mutex<Instant>,
@@ -124,20 +123,16 @@ pub(crate) struct Reply {
 }
 
 impl Connection {
-    /// Connects to `host:port` and negotiates versions; all of it within `connect_timeout`.
+    /// Connects to `host:port` and negotiates versions, then logs in; each within `connect_timeout`.
     pub(crate) async fn open(
         broker: &str,
-        client_id: &str,
-        connect_timeout: Duration,
-        request_timeout: Duration,
+        config: &ClusterConfig,
+        credentials: Option<Arc<Credentials>>,
     ) -> Result<Self, Error> {
+        let (client_id, connect_timeout) = (config.client_id.as_str(), config.connect_timeout);
         let opening = async {
-            let (mut reader, mut writer) =
-                stream::open(broker).await.map_err(|error| match error.kind() {
-                    io::ErrorKind::InvalidInput => Error::BrokerAddress { address: broker.to_owned() },
-                    kind => Error::Connect { broker: broker.to_owned(), kind },
-                })?;
-            let versions = handshake(broker, client_id, &mut reader, &mut writer).await?;
+            let (mut reader, mut writer) = stream::open(broker, config.tls.as_ref()).await?;
+            let versions = handshake::handshake(broker, client_id, &mut reader, &mut writer).await?;
             Ok((reader, writer, versions))
         };
         let timed_out = |_| Error::ConnectTimeout { broker: broker.to_owned(), after: connect_timeout };
@@ -146,7 +141,8 @@ impl Connection {
         let shared = Arc::new(Shared {
             broker: broker.to_owned(),
             client_id: client_id.to_owned(),
-            request_timeout,
+            request_timeout: config.request_timeout,
+            connect_timeout,
             correlation: AtomicI32::new(0),
             pending: Mutex::new(VecDeque::new()),
             used: Mutex::new(Instant::now()),
@@ -156,8 +152,15 @@ impl Connection {
         let (queue, requests) = mpsc::channel(OUTSTANDING_MAX);
         // Ends when every handle is gone, when the socket breaks, or when a request times out; on its end
         // everything outstanding fails. Dropping the runtime does the same through the dropped senders.
-        tokio::spawn(drive(Arc::clone(&shared), requests, reader, writer));
-        Ok(Self { shared, queue, versions: Arc::new(versions) })
+        let versions = Arc::new(versions);
+        let (opened, open) = oneshot::channel();
+        let session = Session { versions: Arc::clone(&versions), credentials, opened };
+        tokio::spawn(drive(Arc::clone(&shared), requests, reader, writer, session));
+        match open.await {
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(Error::Connect { broker: broker.to_owned(), kind: shared.death_kind() }),
+        }
+        Ok(Self { shared, queue, versions })
     }
 
     /// `host:port` this connection was opened with.
@@ -236,7 +239,7 @@ impl Connection {
         timeout: Duration,
     ) -> Result<Reply, Error> {
         *self.shared.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        let correlation = self.shared.correlation.fetch_add(1, Ordering::Relaxed);
+        let correlation = self.shared.next_correlation();
         let length = body.iter().map(Bytes::len).sum();
         let head = Head { api, version, header_version, correlation, client_id: &self.shared.client_id };
         let mut parts = Vec::with_capacity(body.len() + 1);
@@ -280,6 +283,10 @@ impl Reply {
 }
 
 impl Shared {
+    fn next_correlation(&self) -> i32 {
+        self.correlation.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn pending(&self) -> MutexGuard<'_, VecDeque<Pending>> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -290,6 +297,16 @@ impl Shared {
 
     fn die(&self, kind: io::ErrorKind) {
         let _ = self.death.set(Death { kind, at: Instant::now() });
+    }
+
+    /// The connection is over: what was sent has failed.
+    fn fail_written(&self, ended: &io::Result<()>) {
+        let kind = ended.as_ref().err().map_or(io::ErrorKind::NotConnected, io::Error::kind);
+        self.die(kind);
+        let written = std::mem::take(&mut *self.pending());
+        for pending in written {
+            pending.fail(self, self.death_kind(), true);
+        }
     }
 
     fn close(&self, kind: io::ErrorKind) {
@@ -329,154 +346,4 @@ impl Head<'_> {
 fn decode_answer<Q: Call>(mut frame: Bytes, version: i16) -> Option<Q::Answer> {
     ResponseHeader::decode(&mut frame, Q::Answer::header_version(version)).ok()?;
     Q::Answer::decode(&mut frame, version).ok()
-}
-
-/// Moves bytes until the socket breaks, the handles are gone, or somebody closes; then fails what is left.
-async fn drive(
-    shared: Arc<Shared>,
-    mut requests: mpsc::Receiver<Outgoing>,
-    mut reader: ByteReader,
-    mut writer: ByteWriter,
-) {
-    let ended = tokio::select! {
-        ended = write_loop(&shared, &mut requests, &mut writer) => ended,
-        ended = read_loop(&shared, &mut reader) => ended,
-        () = shared.kill.notified() => Ok(()),
-    };
-    if let Err(error) = ended {
-        shared.die(error.kind());
-    }
-    shared.die(io::ErrorKind::NotConnected);
-    let kind = shared.death_kind();
-    requests.close();
-    let written = std::mem::take(&mut *shared.pending());
-    for pending in written {
-        pending.fail(&shared, kind, true);
-    }
-    while let Ok(unwritten) = requests.try_recv() {
-        unwritten.pending.fail(&shared, kind, false);
-    }
-}
-
-async fn write_loop(
-    shared: &Shared,
-    requests: &mut mpsc::Receiver<Outgoing>,
-    writer: &mut ByteWriter,
-) -> io::Result<()> {
-    while let Some(outgoing) = requests.recv().await {
-        shared.pending().push_back(outgoing.pending);
-        write_all(writer, &outgoing.parts).await?;
-    }
-    Ok(())
-}
-
-/// Writes all parts in order without joining them.
-async fn write_all(writer: &mut ByteWriter, parts: &[Bytes]) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
-    let mut left = &mut slices[..];
-    IoSlice::advance_slices(&mut left, 0);
-    while !left.is_empty() {
-        let end = left.len().min(WRITE_SLICES);
-        let written = writer.write_vectored(&left[..end]).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        IoSlice::advance_slices(&mut left, written);
-    }
-    Ok(())
-}
-
-async fn read_loop(shared: &Shared, reader: &mut ByteReader) -> io::Result<()> {
-    let mut buffer = BytesMut::with_capacity(READ_BYTES);
-    loop {
-        let frame = read_frame(reader, &mut buffer).await?;
-        let correlation = frame.get(..4).map(|mut head| head.get_i32());
-        let Some(pending) = shared.pending().pop_front() else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        if correlation != Some(pending.correlation) {
-            pending.fail(shared, io::ErrorKind::InvalidData, true);
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        // A waiter that gave up leaves its answer to be thrown away.
-        let _ = pending.answer.send(Ok(frame));
-    }
-}
-
-/// The next frame without its length prefix.
-async fn read_frame(reader: &mut ByteReader, buffer: &mut BytesMut) -> io::Result<Bytes> {
-    loop {
-        if let Some(mut head) = buffer.get(..4) {
-            let length = frame_length(head.get_i32())?;
-            if buffer.len() >= 4 + length {
-                buffer.advance(4);
-                return Ok(buffer.split_to(length).freeze());
-            }
-            buffer.reserve(4 + length - buffer.len());
-        } else {
-            buffer.reserve(READ_BYTES);
-        }
-        if reader.read_buf(buffer).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-}
-
-fn frame_length(announced: i32) -> io::Result<usize> {
-    match usize::try_from(announced) {
-        Ok(length) if length <= FRAME_BYTES_MAX => Ok(length),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "frame length out of range")),
-    }
-}
-
-/// ApiVersions on a fresh stream. Whatever is not a Kafka answer means that the port speaks something else.
-async fn handshake(
-    broker: &str,
-    client_id: &str,
-    reader: &mut ByteReader,
-    writer: &mut ByteWriter,
-) -> Result<Versions, Error> {
-    let foreign = |_| Error::TlsOrSaslExpected { broker: broker.to_owned() };
-    let malformed = || Error::TlsOrSaslExpected { broker: broker.to_owned() };
-    let mut version = ApiVersionsRequest::VERSIONS.1;
-    loop {
-        let frame = exchange_versions(client_id, version, reader, writer).await.map_err(foreign)?;
-        // A broker that does not know the version answers in version 0, with code 35 and its range.
-        let code = frame.get(4..6).map(|mut code| code.get_i16()).ok_or_else(malformed)?;
-        match ErrorCode(code) {
-            ErrorCode::NONE => {
-                let answer = decode_answer::<ApiVersionsRequest>(frame, version).ok_or_else(malformed)?;
-                return Ok(Versions::from_answer(&answer));
-            }
-            ErrorCode::UNSUPPORTED_VERSION if version > 0 => {
-                let answer = decode_answer::<ApiVersionsRequest>(frame, 0).ok_or_else(malformed)?;
-                let offered = Versions::from_answer(&answer).pick(ApiKey::ApiVersions, (0, version - 1));
-                version = offered.unwrap_or(0);
-            }
-            code => return Err(Error::Api { api: ApiKey::ApiVersions, object: broker.to_owned(), code }),
-        }
-    }
-}
-
-async fn exchange_versions(
-    client_id: &str,
-    version: i16,
-    reader: &mut ByteReader,
-    writer: &mut ByteWriter,
-) -> io::Result<Bytes> {
-    let request = ApiVersionsRequest::default()
-        .with_client_software_name(StrBytes::from_static_str("pillarbox"))
-        .with_client_software_version(StrBytes::from_static_str(env!("CARGO_PKG_VERSION")));
-    let mut body = BytesMut::new();
-    request.encode(&mut body, version).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let head = Head {
-        api: ApiKey::ApiVersions,
-        version,
-        header_version: ApiVersionsRequest::header_version(version),
-        correlation: -1,
-        client_id,
-    };
-    let head = head.encode(body.len()).ok_or(io::ErrorKind::InvalidInput)?;
-    write_all(writer, &[head, body.freeze()]).await?;
-    read_frame(reader, &mut BytesMut::new()).await
 }

@@ -8,6 +8,7 @@ use std::io;
 use std::time::Duration;
 
 use kafka_protocol::messages::ApiKey;
+use pillarbox_tls::Failure;
 
 /// A Kafka error code with its standard name (<https://kafka.apache.org/protocol#protocol_error_codes>).
 ///
@@ -214,6 +215,38 @@ pub enum Error {
         /// `host:port`.
         broker: String,
     },
+    /// The connection could not be secured.
+    #[error("broker {broker}: {failure}")]
+    Tls {
+        /// `host:port`.
+        broker: String,
+        /// Why.
+        failure: Failure,
+    },
+    /// The broker does not take this way to log in.
+    #[error("broker {broker} does not take {mechanism}; it offers {}", if offered.is_empty() { "no login on this port" } else { offered })]
+    SaslMechanism {
+        /// `host:port`.
+        broker: String,
+        /// What we asked for.
+        mechanism: &'static str,
+        /// What it offers; empty if it takes no logins.
+        offered: String,
+    },
+    /// The broker refused the login, or could not prove that it knows the password itself.
+    #[error("broker {broker} refuses the login by {mechanism}")]
+    Authentication {
+        /// `host:port`.
+        broker: String,
+        /// How we tried.
+        mechanism: &'static str,
+    },
+    /// The identity provider gave no token.
+    #[error("no token from the identity provider: {why}")]
+    Token {
+        /// What went wrong, without what was sent or answered.
+        why: String,
+    },
     /// The connection broke before the answer arrived.
     #[error("connection to broker {broker} broke during {api:?}: {kind}")]
     Transport {
@@ -344,7 +377,7 @@ impl Error {
 
     /// What answered on this address is not a broker that we can talk to; another address may be.
     pub(crate) fn is_foreign(&self) -> bool {
-        matches!(self, Self::TlsOrSaslExpected { .. } | Self::BrokerAddress { .. })
+        matches!(self, Self::TlsOrSaslExpected { .. } | Self::BrokerAddress { .. } | Self::Tls { .. })
     }
 
     /// Credentials or ACLs are missing.

@@ -22,6 +22,7 @@ pub mod error;
 pub mod markers;
 pub mod producer;
 pub mod reader;
+pub mod sasl;
 
 mod protocol;
 

@@ -11,7 +11,8 @@ use kafka_protocol::messages::{
     DescribeTransactionsRequest, DescribeTransactionsResponse, EndTxnRequest, EndTxnResponse, FetchRequest,
     FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest,
     InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
-    ProduceRequest, ProduceResponse, WriteTxnMarkersRequest, WriteTxnMarkersResponse,
+    ProduceRequest, ProduceResponse, SaslAuthenticateRequest, SaslAuthenticateResponse, SaslHandshakeRequest,
+    SaslHandshakeResponse, WriteTxnMarkersRequest, WriteTxnMarkersResponse,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion};
 
@@ -37,6 +38,10 @@ macro_rules! calls {
 
 calls! {
     ApiVersions: ApiVersionsRequest => ApiVersionsResponse, 0..=4;
+    // v1 is followed by SaslAuthenticate; v0 by bare messages.
+    SaslHandshake: SaslHandshakeRequest => SaslHandshakeResponse, 1..=1;
+    // From v1 on: the life of the session (KIP-368).
+    SaslAuthenticate: SaslAuthenticateRequest => SaslAuthenticateResponse, 1..=2;
     // From v10 on: topic ids.
     Metadata: MetadataRequest => MetadataResponse, 10..=13;
     // From v3 on: expected producer id and epoch (KIP-360).
@@ -75,6 +80,8 @@ mod tests {
     #[test]
     fn every_range_lies_inside_the_codecs() {
         inside::<ApiVersionsRequest>();
+        inside::<SaslHandshakeRequest>();
+        inside::<SaslAuthenticateRequest>();
         inside::<MetadataRequest>();
         inside::<InitProducerIdRequest>();
         inside::<EndTxnRequest>();

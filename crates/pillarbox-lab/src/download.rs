@@ -69,31 +69,51 @@ pub fn kafka_libs(version: &str, progress: &dyn Fn(Progress)) -> Result<PathBuf,
     if version.is_empty() || !version.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         return Err(LabError::Option { what: format!("not a Kafka version: {version:?}") });
     }
-    let name = format!("kafka-{version}");
-    let dir = cache::install(&name, progress, |dir| {
-        progress(Progress::Downloading(name.clone()));
-        let pom = dir.join("pom.xml");
-        fs::write(&pom, kafka_pom(version)).map_err(LabError::io("write", &pom))?;
+    let artifacts =
+        [("org.apache.kafka", "kafka_2.13", version), ("org.apache.kafka", "kafka-tools", version)];
+    libs(&format!("kafka-{version}"), &artifacts, progress)
+}
+
+/// The folder with the jars of Kafka Connect and of Debezium's connector for Postgres, from the cache, filled first if
+/// need be.
+pub fn debezium_libs(debezium: &str, kafka: &str, progress: &dyn Fn(Progress)) -> Result<PathBuf, LabError> {
+    let artifacts = [
+        ("io.debezium", "debezium-connector-postgres", debezium),
+        ("org.apache.kafka", "connect-runtime", kafka),
+    ];
+    libs(&format!("debezium-{debezium}-kafka-{kafka}"), &artifacts, progress)
+}
+
+/// Fetches artifacts (group, name, version) with all that they need.
+fn libs(
+    name: &str,
+    artifacts: &[(&str, &str, &str)],
+    progress: &dyn Fn(Progress),
+) -> Result<PathBuf, LabError> {
+    let dir = cache::install(name, progress, |dir| {
+        progress(Progress::Downloading(name.to_owned()));
+        let file = dir.join("pom.xml");
+        fs::write(&file, pom(artifacts)).map_err(LabError::io("write", &file))?;
         let options = [format!("-DoutputDirectory={}", dir.join("libs").display())];
-        maven("copy-dependencies", &options, dir, &format!("org.apache.kafka:kafka_2.13:{version}"))
+        let wanted: Vec<String> = artifacts.iter().map(|(g, a, v)| format!("{g}:{a}:{v}")).collect();
+        maven("copy-dependencies", &options, dir, &wanted.join(", "))
     })?;
     Ok(dir.join("libs"))
 }
 
-/// A project that has nothing but Kafka as its dependencies.
-fn kafka_pom(version: &str) -> String {
-    let dependency = |group: &str, artifact: &str, version: &str| {
+/// A project that has nothing but these as its dependencies, and a log binding.
+fn pom(artifacts: &[(&str, &str, &str)]) -> String {
+    let dependency = |(group, artifact, version): &(&str, &str, &str)| {
         format!(
             "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId>\
              <version>{version}</version></dependency>"
         )
     };
+    let log = ("org.slf4j", "slf4j-simple", SLF4J);
     format!(
         "<project><modelVersion>4.0.0</modelVersion><groupId>pillarbox</groupId>\
-         <artifactId>lab</artifactId><version>1</version><dependencies>{}{}{}</dependencies></project>\n",
-        dependency("org.apache.kafka", "kafka_2.13", version),
-        dependency("org.apache.kafka", "kafka-tools", version),
-        dependency("org.slf4j", "slf4j-simple", SLF4J),
+         <artifactId>lab</artifactId><version>1</version><dependencies>{}</dependencies></project>\n",
+        artifacts.iter().chain([&log]).map(dependency).collect::<String>(),
     )
 }
 

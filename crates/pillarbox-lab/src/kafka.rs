@@ -6,6 +6,7 @@
 //! Topics are never made by accident (`auto.create.topics.enable=false`). Must never listen beyond loopback.
 
 mod broker;
+mod listener;
 mod options;
 mod rpc;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use self::broker::{Broker, ClusterSetup, NodePorts};
+pub use self::listener::{Listener, User};
 pub use self::options::{KafkaOptions, Profile};
 use crate::account::{Account, give, server_account};
 use crate::cache::{Progress, quiet};
@@ -77,7 +79,7 @@ impl Kafka {
             cluster_id: cluster_id(&root)?,
             account,
         };
-        let make = |(i, ports): (usize, &NodePorts)| Broker::new(i + 1, *ports, &root, &setup);
+        let make = |(i, ports): (usize, &NodePorts)| Broker::new(i + 1, ports.clone(), &root, &setup);
         let brokers = nodes.iter().enumerate().map(make).collect::<Result<Vec<_>, _>>()?;
         progress(Progress::Preparing(name.clone()));
         let prepare = |b: &Broker| b.prepare(&nodes, &setup).transpose();
@@ -114,6 +116,14 @@ impl Kafka {
     pub fn bootstrap(&self) -> String {
         let address = |b: &Broker| format!("127.0.0.1:{}", b.ports.broker);
         self.brokers.iter().map(address).collect::<Vec<_>>().join(",")
+    }
+
+    /// The address of a listener of the first broker, by its name.
+    pub fn listener(&self, name: &str) -> Result<String, LabError> {
+        let unknown = || LabError::Option { what: format!("no kafka listener {name}") };
+        let index = self.setup.options.listeners.iter().position(|listener| listener.name == name);
+        let port = self.broker(1)?.ports.listeners.get(index.ok_or_else(unknown)?).ok_or_else(unknown)?;
+        Ok(format!("127.0.0.1:{port}"))
     }
 
     /// The client port of a broker.
@@ -293,13 +303,19 @@ fn node_ports(options: &KafkaOptions) -> Result<Vec<NodePorts>, LabError> {
     if count != 1 && count != 3 {
         return Err(LabError::Option { what: format!("a kafka cluster has 1 or 3 brokers, not {count}") });
     }
-    let free = ports::free(2 * count)?;
-    let brokers = options.ports.clone().unwrap_or_else(|| free[..count].to_vec());
+    let more = options.listeners.len();
+    let free = ports::free((2 + more) * count)?;
+    let (own, others) = free.split_at(2 * count);
+    let brokers = options.ports.clone().unwrap_or_else(|| own[..count].to_vec());
     if brokers.len() != count {
         return Err(LabError::Option { what: format!("{} ports for {count} kafka brokers", brokers.len()) });
     }
-    let pair = |(broker, controller): (u16, &u16)| NodePorts { broker, controller: *controller };
-    Ok(brokers.into_iter().zip(&free[count..]).map(pair).collect())
+    let node = |(i, broker): (usize, u16)| NodePorts {
+        broker,
+        controller: own[count + i],
+        listeners: others[i * more..][..more].to_vec(),
+    };
+    Ok(brokers.into_iter().enumerate().map(node).collect())
 }
 
 /// The folder of the cluster, and the guard that removes it where it is not to be kept.

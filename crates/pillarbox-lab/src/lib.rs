@@ -6,6 +6,9 @@
 
 pub mod account;
 pub mod cache;
+#[cfg(feature = "certificates")]
+pub mod certificates;
+pub mod connect;
 #[cfg(feature = "rdkafka")]
 pub mod consumer;
 pub mod download;
@@ -16,11 +19,14 @@ pub mod kafka;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+mod secured;
 pub mod sql;
 pub mod wal;
 pub mod workload;
 
 pub use cache::Progress;
+pub use connect::Connect;
 pub use error::LabError;
 pub use kafka::{Kafka, KafkaOptions};
 pub use postgres::{Postgres, PostgresOptions, ShutdownMode};
+pub use secured::ServerTls;

@@ -20,6 +20,7 @@ use crate::account::{Account, give, give_tree, server_account};
 use crate::cache::{Progress, quiet};
 use crate::folder::{self, Temporary};
 use crate::process::{Launch, ServerProcess, on_path};
+use crate::secured::ServerTls;
 use crate::sql::{self, TextRow, literal};
 use crate::{LabError, download, ports};
 
@@ -278,6 +279,7 @@ impl Postgres {
         let conf = self.data.join(CONF);
         fs::write(&conf, self.conf()).map_err(LabError::io("write", &conf))?;
         give(&conf, self.account)?;
+        self.write_certificates()?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(&self.data);
         let log = self.data.join("server.log");
@@ -294,6 +296,24 @@ impl Postgres {
         Ok(process)
     }
 
+    /// Shows another certificate from now on (a reload); sessions that are open keep theirs.
+    pub fn serve_tls(&mut self, tls: ServerTls) -> Result<(), LabError> {
+        self.options.tls = Some(tls);
+        self.write_certificates()?;
+        self.set("ssl", "on")
+    }
+
+    fn write_certificates(&self) -> Result<(), LabError> {
+        let Some(tls) = &self.options.tls else { return Ok(()) };
+        let files = [("server.crt", Some(&tls.certificate)), ("server.key", Some(&tls.key))];
+        for (name, text) in files.into_iter().chain([("clients.crt", tls.clients.as_ref())]) {
+            if let Some(text) = text {
+                folder::write_secret(&self.data.join(name), text, self.account)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The lab's settings, then the caller's.
     fn conf(&self) -> String {
         let short = self.data.as_os_str().len() <= SOCKET_DIR_BYTES_MAX;
@@ -308,8 +328,16 @@ impl Postgres {
             // No statement of a test or a user in the log: it may hold payloads.
             ("log_min_error_statement", "panic"),
         ];
+        let tls = self.options.tls.as_ref();
+        let secured = tls.map(|_| ("ssl", "on"));
+        let clients = tls.and_then(|tls| tls.clients.as_ref()).map(|_| ("ssl_ca_file", "clients.crt"));
         let own = self.options.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        lab.into_iter().chain(own).map(|(name, value)| format!("{name} = {}\n", literal(value))).collect()
+        lab.into_iter()
+            .chain(secured)
+            .chain(clients)
+            .chain(own)
+            .map(|(name, value)| format!("{name} = {}\n", literal(value)))
+            .collect()
     }
 
     /// A program of this server with an environment that does not depend on the caller's.

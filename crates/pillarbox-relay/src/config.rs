@@ -3,10 +3,30 @@
 //! How a file or the environment spells them is the binary's business. Never reads a file or the
 //! environment itself. Defaults stand beside their reason.
 
+mod messages;
+mod outbox;
+mod pattern;
+mod topic;
+
 use std::fmt;
 use std::time::Duration;
 
+pub use self::messages::{MESSAGE_COLUMNS, Messages, OWN_HEADERS_MAX, PlainMessage, PlainPart};
+pub use pillarbox_kafka::sasl::{Login, OAuth, Sasl};
+pub use pillarbox_tls::{Identity, Roots, Tls, Verify};
+
+pub use pillarbox_wire::record_batch::Compression;
 pub use pillarbox_wire::topic::PipelineName;
+
+pub use self::outbox::{
+    EmptyPayload, EnvelopeColumn, Expand, Format, HEADERS_MAX, HeaderColumn, Missing, OnError, Outbox,
+    TRACE_HEADERS, TableName, Updates,
+};
+pub use self::pattern::{PatternScratch, TopicPattern, TopicPatternError};
+pub use self::topic::{TopicPart, TopicTemplate, TopicTemplateError};
+pub use secured::{ChannelBinding, PostgresTls, TlsMode, Transport};
+
+mod secured;
 
 /// A secret that never shows itself in logs or errors.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,6 +61,8 @@ pub struct Config {
     pub kafka: Kafka,
     /// The outbox tables.
     pub outbox: Vec<Outbox>,
+    /// Logical messages that are events; `None` = they are not.
+    pub messages: Option<Messages>,
 }
 
 /// The source server.
@@ -60,6 +82,36 @@ pub struct Postgres {
     pub slot: String,
     /// The publication; default `pillarbox_<pipeline>`.
     pub publication: String,
+    /// How connections are secured.
+    pub tls: PostgresTls,
+    /// Who runs SQL, so that the role that replicates needs no rights on tables; `None` = the same.
+    pub sql: Option<SqlRole>,
+}
+
+/// The role of the SQL connection.
+#[derive(Debug, Clone)]
+pub struct SqlRole {
+    /// Its name.
+    pub user: String,
+    /// Its password, if the server asks for one.
+    pub password: Option<Secret>,
+}
+
+impl Postgres {
+    /// The role of the SQL connection.
+    pub fn sql_user(&self) -> &str {
+        self.sql.as_ref().map_or(&self.user, |role| &role.user)
+    }
+
+    /// The settings of the SQL connection.
+    #[must_use]
+    pub fn for_sql(&self) -> Self {
+        let mut settings = self.clone();
+        if let Some(SqlRole { user, password }) = settings.sql.take() {
+            (settings.user, settings.password) = (user, password);
+        }
+        settings
+    }
 }
 
 /// The destination cluster.
@@ -67,6 +119,12 @@ pub struct Postgres {
 pub struct Kafka {
     /// Bootstrap brokers, `host:port`.
     pub brokers: Vec<String>,
+    /// How connections are secured; `None` = plaintext.
+    pub tls: Option<Tls>,
+    /// How connections log in; `None` = not at all.
+    pub sasl: Option<Sasl>,
+    /// How record batches are compressed.
+    pub compression: Compression,
     /// How topics that were never recorded come to be.
     pub topics: Topics,
     /// Limits of a Kafka transaction.
@@ -121,178 +179,6 @@ impl Default for Transaction {
     }
 }
 
-/// A table name.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct TableName {
-    /// The schema.
-    pub schema: String,
-    /// The table in it.
-    pub name: String,
-}
-
-impl fmt::Display for TableName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.schema, self.name)
-    }
-}
-
-/// One outbox table and how its rows become events.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outbox {
-    /// The table.
-    pub table: TableName,
-    /// Column with the event id; NULL is a rejected event.
-    pub id_column: String,
-    /// Column with the record key; NULL = no key.
-    pub key_column: String,
-    /// Column with the record value; NULL = null value.
-    pub payload_column: String,
-    /// The topic of a row.
-    pub topic: TopicTemplate,
-    /// Columns that become headers, in this order after `id`.
-    pub headers: Vec<HeaderColumn>,
-    /// What becomes of a row that can never be published.
-    pub on_error: OnError,
-}
-
-/// What becomes of a row that can never be published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnError {
-    /// The pipeline halts at it.
-    #[default]
-    Stop,
-    /// It goes to the topic of dead letters, and the pipeline goes on.
-    DeadLetter,
-}
-
-/// A column that becomes a header.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeaderColumn {
-    /// The column.
-    pub column: String,
-    /// The header's name.
-    pub name: String,
-}
-
-/// A topic name with at least one literal character or none but one column, e.g.
-/// `outbox.event.{aggregatetype}`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicTemplate {
-    parts: Vec<TopicPart>,
-}
-
-/// A piece of a topic template.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TopicPart {
-    /// Text that stands as it is.
-    Literal(String),
-    /// The text of a column.
-    Column(String),
-}
-
-/// Why a topic template is not legal.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TopicTemplateError {
-    /// Nothing in it.
-    #[error("the topic template is empty")]
-    Empty,
-    /// `{` without `}` or the other way round.
-    #[error("unbalanced brace at character {at}")]
-    Brace {
-        /// 1-based character position.
-        at: usize,
-    },
-    /// `{}`.
-    #[error("empty column name at character {at}")]
-    EmptyColumn {
-        /// 1-based character position.
-        at: usize,
-    },
-    /// A literal that no topic name may contain.
-    #[error("character {found:?} is not allowed in a topic name")]
-    Illegal {
-        /// The character.
-        found: char,
-    },
-    /// Only columns: any row could choose any topic, internal ones included.
-    #[error("the template needs a literal prefix or suffix, or every row could choose any topic")]
-    NoLiteral,
-}
-
-impl TopicTemplate {
-    /// Parses `literal{column}literal`.
-    pub fn parse(text: &str) -> Result<Self, TopicTemplateError> {
-        let mut parts = Vec::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            let at = text[..text.len() - rest.len()].chars().count() + 1;
-            match rest.find(['{', '}']) {
-                Some(0) if rest.starts_with('{') => {
-                    let end = rest.find('}').ok_or(TopicTemplateError::Brace { at })?;
-                    let column = &rest[1..end];
-                    if column.is_empty() {
-                        return Err(TopicTemplateError::EmptyColumn { at });
-                    }
-                    if column.contains('{') {
-                        return Err(TopicTemplateError::Brace { at });
-                    }
-                    parts.push(TopicPart::Column(column.to_owned()));
-                    rest = &rest[end + 1..];
-                }
-                Some(0) => return Err(TopicTemplateError::Brace { at }),
-                end => {
-                    let (literal, tail) = rest.split_at(end.unwrap_or(rest.len()));
-                    if let Some(found) = literal.chars().find(|c| !topic_char(*c)) {
-                        return Err(TopicTemplateError::Illegal { found });
-                    }
-                    parts.push(TopicPart::Literal(literal.to_owned()));
-                    rest = tail;
-                }
-            }
-        }
-        if parts.is_empty() {
-            return Err(TopicTemplateError::Empty);
-        }
-        if !parts.iter().any(|part| matches!(part, TopicPart::Literal(_))) {
-            return Err(TopicTemplateError::NoLiteral);
-        }
-        Ok(Self { parts })
-    }
-
-    /// The pieces in order.
-    pub fn parts(&self) -> &[TopicPart] {
-        &self.parts
-    }
-}
-
-impl fmt::Display for TopicTemplate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.parts.iter().try_for_each(|part| match part {
-            TopicPart::Literal(text) => f.write_str(text),
-            TopicPart::Column(column) => write!(f, "{{{column}}}"),
-        })
-    }
-}
-
-fn topic_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')
-}
-
-impl Outbox {
-    /// Debezium's outbox table and record, so that its consumers notice nothing.
-    pub fn debezium(table: TableName) -> Self {
-        Self {
-            table,
-            id_column: "id".into(),
-            key_column: "aggregateid".into(),
-            payload_column: "payload".into(),
-            topic: TopicTemplate::parse("outbox.event.{aggregatetype}").expect("a legal template"),
-            headers: Vec::new(),
-            on_error: OnError::Stop,
-        }
-    }
-}
-
 impl Config {
     /// The compacted topic with the checkpoint.
     pub fn checkpoint_topic(&self) -> String {
@@ -314,19 +200,20 @@ impl Config {
         format!("pillarbox.{}.", self.pipeline)
     }
 
+    /// Everything that gives events, in the order of [`Event::outbox`](crate::outbox::Event::outbox):
+    /// the tables, then the messages.
+    pub fn sources(&self) -> Vec<Outbox> {
+        let messages = self.messages.iter().map(|messages| messages.outbox.clone());
+        self.outbox.iter().cloned().chain(messages).collect()
+    }
+
     /// A fingerprint of everything that decides routing: FNV-1a over a canonical text, 16 hex
     /// digits. A change inside a split transaction halts; at a boundary it is only recorded.
     pub fn generation(&self) -> String {
-        let mut text = String::new();
-        for outbox in &self.outbox {
-            text.push_str(&format!(
-                "{:?} {:?} {:?} {:?} {:?}",
-                outbox.table, outbox.key_column, outbox.payload_column, outbox.id_column, outbox.topic
-            ));
-            text.push_str(&format!("{:?}\n", outbox.headers));
-            if outbox.on_error == OnError::DeadLetter {
-                text.push_str("dead letters\n");
-            }
+        // All of a table's settings, so that none can be forgotten here.
+        let mut text: String = self.outbox.iter().map(|outbox| format!("{outbox:?}\n")).collect();
+        if let Some(messages) = &self.messages {
+            text.push_str(&format!("{messages:?}\n"));
         }
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -338,23 +225,6 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn topic_templates() {
-        let ok = TopicTemplate::parse("outbox.event.{aggregatetype}").unwrap();
-        assert_eq!(ok.parts().len(), 2);
-        assert_eq!(ok.to_string(), "outbox.event.{aggregatetype}");
-        for (text, error) in [
-            ("", TopicTemplateError::Empty),
-            ("a{b", TopicTemplateError::Brace { at: 2 }),
-            ("a}b", TopicTemplateError::Brace { at: 2 }),
-            ("a{}", TopicTemplateError::EmptyColumn { at: 2 }),
-            ("a/{b}", TopicTemplateError::Illegal { found: '/' }),
-            ("{b}", TopicTemplateError::NoLiteral),
-        ] {
-            assert_eq!(TopicTemplate::parse(text), Err(error), "{text}");
-        }
-    }
 
     #[test]
     fn a_secret_does_not_show_itself() {

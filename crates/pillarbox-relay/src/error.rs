@@ -109,6 +109,12 @@ codes! {
     NotSetUp = 1021, Config, Config, "the database is not set up for this pipeline";
     PgSetting = 1022, Config, Config, "a Postgres setting is risky";
     PgStandby = 1023, Retry, TryAgain, "the server is in recovery";
+    PgTlsNotOffered = 1031, Permission, Permission, "Postgres does not offer TLS";
+    PgCertificateUntrusted = 1032, Permission, Permission, "the certificate of Postgres is not trusted";
+    PgCertificateName = 1033, Permission, Permission, "the certificate of Postgres is for another host";
+    PgCertificateExpired = 1034, Permission, Permission, "the certificate of Postgres is out of date";
+    PgClientCertificate = 1035, Permission, Permission, "Postgres does not accept the relay's certificate";
+    PgTlsFailed = 1036, Retry, Unavailable, "the TLS handshake with Postgres failed";
 
     KafkaUnreachable = 2001, Retry, Unavailable, "Kafka cannot be reached";
     KafkaTlsOrSasl = 2002, Retry, Permission, "Kafka demands TLS or SASL";
@@ -130,6 +136,16 @@ codes! {
     KafkaProtocol = 2018, Retry, Unavailable, "Kafka broke off or spoke unexpectedly";
     KafkaRejected = 2019, Halt, Halted, "a topic refuses an event as it is";
     KafkaMarkersLost = 2020, Retry, TryAgain, "brokers ended a transaction only in part";
+    KafkaTlsNotOffered = 2031, Retry, Permission, "the broker's port does not speak TLS";
+    KafkaCertificateUntrusted = 2032, Permission, Permission, "the certificate of a broker is not trusted";
+    KafkaCertificateName = 2033, Permission, Permission, "the certificate of a broker is for another host";
+    KafkaCertificateExpired = 2034, Permission, Permission, "the certificate of a broker is out of date";
+    KafkaClientCertificate = 2035, Permission, Permission, "Kafka does not accept the relay's certificate";
+    KafkaTlsFailed = 2036, Retry, Unavailable, "the TLS handshake with Kafka failed";
+    KafkaAuthentication = 2037, Permission, Permission, "Kafka rejects the user or password";
+    KafkaSaslMechanism = 2038, Permission, Permission, "Kafka does not take this way to log in";
+    KafkaToken = 2039, Retry, Permission, "the identity provider gives no token";
+    KafkaSetting = 2040, Config, Config, "a topic setting costs the broker work";
 
     SystemIdDiffers = 3001, Halt, Halted, "the checkpoint belongs to another database cluster";
     TimelineDiverged = 3002, Halt, Halted, "published events do not exist in this database's history";
@@ -147,6 +163,10 @@ codes! {
     MissingValue = 4003, Reject, Halted, "a required column of a row is NULL";
     KeylessCompacted = 4004, Reject, Halted, "an event without a key goes to a compacted topic";
     BadValue = 4005, Reject, Halted, "a column value cannot be relayed";
+    TopicForbidden = 4011, Reject, Halted, "a row routes to a topic that it may not choose";
+    OutboxUpdated = 4012, Reject, Halted, "a row of an outbox table was updated";
+    BadMessage = 4021, Reject, Halted, "a message cannot become an event";
+    StrayMessage = 4022, Retry, Ok, "a message outside of a transaction was not relayed";
     DeadLettered = 4030, Retry, Ok, "a row went to dead letters";
     DeadLetterUnknown = 4031, Config, Negative, "there is no such open dead letter";
     DeadLetterTopicUnfit = 4032, Config, Config, "the topic of dead letters has the wrong shape";

@@ -6,16 +6,19 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio_postgres::error::DbError;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-use crate::config;
+use crate::config::{self, TlsMode, Transport};
 use crate::error::{Code, Fault};
-use crate::source::{Attempt, ServerError, server_fault};
+use crate::source::{Attempt, ServerError, SourceError, offers_tls, server_fault, tls_fault, tls_required};
+use secured::Connector;
+
+mod secured;
 
 /// Prefix of the logical messages that carry `<pipeline>:<nonce>` through WAL.
 pub const LINEAGE_PREFIX: &str = "pillarbox.lineage";
@@ -59,23 +62,72 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Connects as the role of the relay.
+    /// Connects as the role for SQL.
     ///
     /// # Errors
     /// The same faults as a replication connection's.
     pub async fn connect(settings: &config::Postgres, application_name: &str) -> Result<Self, Fault> {
+        let settings = &settings.for_sql();
         let attempt = format!("cannot connect to database \"{}\" on {}", settings.database, settings.host);
         let attempt = Attempt { message: &attempt, settings };
-        let config = client_config(settings, application_name);
-        match tokio::time::timeout(CONNECT_TIMEOUT, config.connect(NoTls)).await {
-            Ok(Ok((client, connection))) => Ok(Self { client, task: tokio::spawn(connection) }),
-            Ok(Err(error)) => Err(fault(&error, &attempt)),
-            Err(_) => Err(Fault::new(Code::PgUnreachable, attempt.message).because("no answer in time")),
+        let mut refused = None;
+        for way in settings.tls.transports(&settings.host) {
+            match Self::connect_by(*way, settings, application_name, &attempt).await {
+                Err(fault) if another_way_may_help(fault.code) => refused = refused.or(Some(fault)),
+                result => return result,
+            }
         }
+        let fault = refused.unwrap_or_else(|| Fault::new(Code::PgNoEntry, attempt.message));
+        if settings.tls.mode == TlsMode::Disable {
+            let asked = settings.clone();
+            let offered = blocking(move || offers_tls(&asked, Instant::now() + CONNECT_TIMEOUT)).await?;
+            return Err(if offered { tls_required(fault) } else { fault });
+        }
+        Err(fault)
+    }
+
+    async fn connect_by(
+        way: Transport,
+        settings: &config::Postgres,
+        application_name: &str,
+        attempt: &Attempt<'_>,
+    ) -> Result<Self, Fault> {
+        let config = client_config(settings, application_name, way);
+        let connecting = async {
+            if way == Transport::Plaintext {
+                let opened = config.connect(NoTls).await;
+                let (client, connection) = opened.map_err(|error| fault(&error, attempt))?;
+                return Ok(Self { client, task: tokio::spawn(connection) });
+            }
+            let connector = Connector::new(settings).map_err(|failure| tls_fault(&failure, attempt))?;
+            let opened = config.connect(connector).await;
+            let (client, connection) = opened.map_err(|error| fault(&error, attempt))?;
+            Ok(Self { client, task: tokio::spawn(connection) })
+        };
+        let late = |_| Fault::new(Code::PgUnreachable, attempt.message).because("no answer in time");
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(late)?
     }
 }
 
-fn client_config(settings: &config::Postgres, application_name: &str) -> tokio_postgres::Config {
+/// As of the replication connection: the server was reached and did not want this connection.
+fn another_way_may_help(code: Code) -> bool {
+    matches!(
+        code,
+        Code::PgNoEntry
+            | Code::PgCertificateUntrusted
+            | Code::PgCertificateName
+            | Code::PgCertificateExpired
+            | Code::PgClientCertificate
+            | Code::PgTlsFailed
+    )
+}
+
+fn client_config(
+    settings: &config::Postgres,
+    application_name: &str,
+    way: Transport,
+) -> tokio_postgres::Config {
+    use tokio_postgres::config::{ChannelBinding, SslMode};
     let mut config = tokio_postgres::Config::new();
     // A host that begins with a slash is a directory with a Unix socket here, too.
     config
@@ -86,7 +138,16 @@ fn client_config(settings: &config::Postgres, application_name: &str) -> tokio_p
         .application_name(application_name)
         .options(SESSION_OPTIONS)
         .connect_timeout(CONNECT_TIMEOUT)
-        .ssl_mode(tokio_postgres::config::SslMode::Disable);
+        .ssl_mode(match way {
+            Transport::Plaintext => SslMode::Disable,
+            Transport::TlsIfOffered => SslMode::Prefer,
+            Transport::Tls => SslMode::Require,
+        })
+        .channel_binding(match settings.tls.channel_binding {
+            config::ChannelBinding::Disable => ChannelBinding::Disable,
+            config::ChannelBinding::Prefer => ChannelBinding::Prefer,
+            config::ChannelBinding::Require => ChannelBinding::Require,
+        });
     if let Some(password) = &settings.password {
         config.password(password.expose());
     }
@@ -99,10 +160,19 @@ pub fn fault(error: &tokio_postgres::Error, attempt: &Attempt<'_>) -> Fault {
         return server_fault(&server_error(error), attempt);
     }
     let source = std::error::Error::source(error);
+    if let Some(failure) = source.and_then(secured::failure) {
+        return tls_fault(&failure, attempt);
+    }
+    if source.is_some_and(|source| source.to_string() == secured::NOT_OFFERED) {
+        return SourceError::TlsNotOffered.fault(attempt);
+    }
+    let must_bind = attempt.settings.tls.channel_binding == config::ChannelBinding::Require;
     let code = match source.and_then(|source| source.downcast_ref::<std::io::Error>()) {
         Some(_) => Code::PgUnreachable,
-        // The library has no word of its own for it.
-        None if attempt.settings.password.is_none() && !error.is_closed() => Code::PgAuthentication,
+        // The library has no word of its own for either.
+        None if (attempt.settings.password.is_none() || must_bind) && !error.is_closed() => {
+            Code::PgAuthentication
+        }
         None => Code::PgProtocol,
     };
     let fault = Fault::new(code, attempt.message);
@@ -228,6 +298,8 @@ mod tests {
             database: "d".into(),
             slot: "s".into(),
             publication: "p".into(),
+            tls: config::PostgresTls::default(),
+            sql: None,
         };
         let lineage = format!("{:?}", Lineage::new(&settings, "pillarbox/x"));
         assert!(!lineage.contains("hunter2"), "{lineage}");

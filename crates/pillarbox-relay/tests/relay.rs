@@ -43,13 +43,19 @@ impl World {
                 database: "postgres".into(),
                 slot: "s".into(),
                 publication: "p".into(),
+                tls: Default::default(),
+                sql: None,
             },
             kafka: config::Kafka {
                 brokers: vec![kafka.bootstrap()],
+                tls: None,
+                sasl: None,
+                compression: config::Compression::None,
                 topics: Topics { create: true, partitions: 3, replication_factor: 1 },
                 transaction: Transaction::default(),
             },
             outbox: vec![Outbox::debezium(TableName { schema: "public".into(), name: "outbox".into() })],
+            messages: None,
         };
         Self { postgres, kafka, config }
     }

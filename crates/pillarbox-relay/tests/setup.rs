@@ -49,13 +49,19 @@ impl Site {
                 database: "shop".into(),
                 slot: format!("pillarbox_{pipeline}"),
                 publication: format!("pillarbox_{pipeline}"),
+                tls: Default::default(),
+                sql: None,
             },
             kafka: config::Kafka {
                 brokers: vec![KAFKA.bootstrap()],
+                tls: None,
+                sasl: None,
+                compression: config::Compression::None,
                 topics: config::Topics::default(),
                 transaction: config::Transaction::default(),
             },
             outbox: vec![Outbox::debezium(table)],
+            messages: None,
         };
         Self { postgres, config }
     }

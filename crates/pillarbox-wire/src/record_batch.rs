@@ -1,18 +1,22 @@
 //! Encoder of Kafka record batches, version 2 (magic 2), the unit that a Produce request carries per partition.
 //!
 //! ```text
-//! append, append, ... -> finish -> (the same bytes, as often as it must be sent) stamp -> Produce
+//! append, append, ... -> finish -> (compress) -> (the same bytes, as often as it must be sent) stamp -> Produce
 //! ```
 //!
-//! Batches are transactional and uncompressed. They are built before it is known which producer sends them: [`stamp`]
+//! Batches are transactional, and compressed only after they are finished ([`Compressor`]). They are built before it is known which producer sends them: [`stamp`]
 //! fills in the producer and the CRC, and is called again when a batch is replayed under another producer id, epoch or
 //! base sequence. Nothing here applies a topic's limits; [`BatchBuilder::record_len`] lets the caller do so first.
 //!
 //! Layout: <https://kafka.apache.org/documentation/#recordbatch>.
 
+mod compression;
+
 use std::fmt;
 
 use thiserror::Error;
+
+pub use compression::{Compression, Compressor, UnknownCompression, compression_of};
 
 /// Bytes of a batch before its first record.
 pub const BATCH_HEADER_LEN: usize = 61;
@@ -37,7 +41,7 @@ const BATCH_LENGTH_STARTS_AT: usize = PARTITION_LEADER_EPOCH;
 /// Largest batch in bytes: its length is a signed 32-bit number. Brokers allow far less (`max.message.bytes`).
 pub const BATCH_LEN_MAX: usize = i32::MAX as usize + BATCH_LENGTH_STARTS_AT;
 
-/// Bit 4: transactional. Bits 0-2 zero: no compression; bit 3 zero: the timestamps are CreateTime; bit 5 zero: data.
+/// Bit 4: transactional. Bits 0-2: the codec, 0 = not compressed; bit 3 zero: the timestamps are CreateTime; bit 5 zero: data.
 const ATTRIBUTES_TRANSACTIONAL: i16 = 1 << 4;
 
 /// One header of a record.

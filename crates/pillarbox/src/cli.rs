@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod dead_letters;
 mod dev;
+mod import;
 mod pause;
 mod run;
 mod setup;
@@ -61,6 +62,9 @@ enum Command {
     Pause(pause::Arguments),
     /// Go on after a pause
     Resume(pause::Arguments),
+    /// Write pillarbox.yaml from the configuration of another program
+    #[command(subcommand)]
+    Import(import::Command),
     /// Look at or check the configuration
     #[command(subcommand)]
     Config(config::Command),
@@ -102,6 +106,7 @@ impl Cli {
             Command::Tap(arguments) => arguments.wants_json(),
             Command::DeadLetters(command) => command.wants_json(),
             Command::Dev(_)
+            | Command::Import(_)
             | Command::Run(_)
             | Command::Pause(_)
             | Command::Resume(_)
@@ -124,6 +129,7 @@ impl Cli {
             Command::DeadLetters(command) => command.run(),
             Command::Pause(arguments) => arguments.run(Verb::Pause),
             Command::Resume(arguments) => arguments.run(Verb::Resume),
+            Command::Import(command) => command.run(),
             Command::Config(command) => command.run(),
             Command::Completions(arguments) => arguments.run(),
         }

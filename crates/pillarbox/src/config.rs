@@ -9,12 +9,15 @@
 //! anything; never prints.
 
 mod kafka;
+mod messages;
 mod outbox;
+mod pgpass;
 mod postgres;
 pub(crate) mod problem;
 mod reader;
-mod secret;
+pub(crate) mod secret;
 pub(crate) mod show;
+mod tls;
 mod tree;
 pub(crate) mod units;
 mod uri;
@@ -83,7 +86,7 @@ fn read(file: &Path) -> Result<String, Problem> {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-fn interpret(file: &str, source: String, outside: Outside<'_>) -> Result<Loaded, Problems> {
+pub(crate) fn interpret(file: &str, source: String, outside: Outside<'_>) -> Result<Loaded, Problems> {
     let context = Context { outside, problems: RefCell::new(Vec::new()) };
     let loaded = match tree::parse(&source) {
         Ok(root) => sections(&context, &root),
@@ -125,11 +128,21 @@ fn sections(context: &Context<'_>, node: &tree::Node) -> Option<Loaded> {
             None
         }
     };
-    let outbox = outbox::read(context, &root);
-    root.unsupported("messages", &[], "remove it: this version relays outbox tables only");
+    // A pipeline of messages alone has no table.
+    let outbox = match (root.node("outbox"), root.node("messages")) {
+        (None, Some(_)) => Some(Vec::new()),
+        _ => outbox::read(context, &root),
+    };
+    let messages = messages::read(context, &root);
     let listen = listen(context, &root);
     root.finish();
-    let config = Config { pipeline: pipeline?, postgres: postgres?, kafka: kafka?, outbox: outbox? };
+    let config = Config {
+        pipeline: pipeline?,
+        postgres: postgres?,
+        kafka: kafka?,
+        outbox: outbox?,
+        messages: messages?,
+    };
     Some(Loaded { config, listen: listen? })
 }
 

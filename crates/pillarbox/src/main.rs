@@ -6,6 +6,7 @@ mod cli;
 mod config;
 mod dev;
 mod http;
+mod import;
 mod log;
 mod relay;
 mod report;

@@ -67,6 +67,7 @@ fn help_and_version_are_data() {
         "dead-letters",
         "pause",
         "resume",
+        "import",
         "config",
         "completions",
     ] {
@@ -221,5 +222,62 @@ fn completions_are_scripts() {
         let output = desk.run(&["completions", shell]);
         assert_eq!(exit(&output), 0);
         assert!(stdout(&output).contains("pillarbox"), "{shell}");
+    }
+}
+
+const CONNECTOR: &str = include_str!("debezium/article.json");
+
+#[test]
+fn an_import_splits_data_from_talk() {
+    let desk = Desk::new();
+    let path = desk.write("connector.json", CONNECTOR);
+    let output = desk.run(&["import", "debezium", file(&path), "--kafka", "k:9092"]);
+    assert_eq!(exit(&output), 0);
+    assert!(stdout(&output).contains("pipeline: orders_connector"), "YAML is data");
+    assert!(stderr(&output).contains("15 keys: 12 mapped"), "the report is talk");
+    assert!(!format!("{}{}", stdout(&output), stderr(&output)).contains("dbz\n"));
+    let into = &["import", "debezium", "connector.json", "--kafka", "k:9092", "-o", "p.yaml"];
+    let output = desk.run(into);
+    assert_eq!((exit(&output), stderr(&output).as_str()), (0, ""));
+    assert!(stdout(&output).contains("15 keys: 12 mapped"), "the report is data when the YAML has a file");
+    let output = desk.run(into);
+    assert_eq!(exit(&output), 78, "no file is overwritten unasked");
+    assert!(stderr(&output).contains("hint: --force overwrites it"), "{}", stderr(&output));
+    assert_eq!(exit(&desk.run(&[&into[..], &["--force"]].concat())), 0);
+}
+
+#[test]
+fn an_import_that_falls_short_says_so() {
+    let desk = Desk::new();
+    desk.write(
+        "short.json",
+        &CONNECTOR.replace("\"database.port\"", "\"snapshot.mode\": \"always\", \"database.port\""),
+    );
+    let output = desk.run(&["import", "debezium", "short.json", "--kafka", "k:9092"]);
+    assert_eq!(exit(&output), 1, "the YAML is there, but does not do all");
+    assert!(stdout(&output).contains("pipeline:") && stderr(&output).contains("1 unsupported"));
+    desk.write("unknown.json", &CONNECTOR.replace("database.port", "database.prot"));
+    let output = desk.run(&["import", "debezium", "unknown.json"]);
+    assert_eq!((exit(&output), stdout(&output).as_str()), (78, ""));
+    assert!(stderr(&output).contains("hint: did you mean `database.port`?"), "{}", stderr(&output));
+    let output = desk.run(&["import", "debezium", "unknown.json", "--lenient", "--kafka", "k:9092"]);
+    assert_eq!(exit(&output), 0);
+    for (words, code, part) in [
+        (&["import", "debezium", "absent.json"][..], 78, "error[PB-0001]: cannot read absent.json"),
+        (
+            &["import", "debezium", "http://u:hunter2@127.0.0.1:1/connectors/c"],
+            69,
+            "cannot ask Kafka Connect at 127.0.0.1:1",
+        ),
+        (&["import", "debezium", "https://h/connectors/c"], 78, "curl -s URL"),
+        (&["import", "debezium", "unknown.json", "--lenient", "--kafka", "nothing"], 78, "kafka.brokers"),
+    ] {
+        let output = desk.run(words);
+        assert_eq!(exit(&output), code, "{words:?}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains(part) && !stderr(&output).contains("hunter2"),
+            "{}",
+            stderr(&output)
+        );
     }
 }

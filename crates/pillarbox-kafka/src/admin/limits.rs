@@ -27,6 +27,8 @@ pub enum TimestampType {
 pub struct TopicLimits {
     /// Largest record batch (compressed, header included).
     pub max_message_bytes: u64,
+    /// `compression.type`: a codec, `uncompressed`, or `producer` to store batches as they come.
+    pub compression_type: String,
     /// None = for ever.
     pub retention_ms: Option<u64>,
     /// None = no limit by size.
@@ -94,6 +96,7 @@ fn topic_limits_of(configs: &Configs) -> TopicLimits {
     let append_time = configs.value("message.timestamp.type") == Some("LogAppendTime");
     TopicLimits {
         max_message_bytes: configs.number("max.message.bytes", 1_048_588),
+        compression_type: configs.value("compression.type").unwrap_or("producer").to_owned(),
         retention_ms: configs.bounded("retention.ms", Some(604_800_000)),
         retention_bytes: configs.bounded("retention.bytes", None),
         compact: policy.split(',').any(|part| part.trim() == "compact"),
@@ -174,6 +177,7 @@ mod tests {
         assert_eq!(limits.retention_ms, Some(604_800_000));
         assert!(limits.delete && !limits.compact);
         assert_eq!(limits.timestamp_before_max_ms, None);
+        assert_eq!(limits.compression_type, "producer");
     }
 
     #[test]

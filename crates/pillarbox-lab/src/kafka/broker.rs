@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::listener::{Listener, User};
 use super::{KafkaOptions, Profile};
 use crate::LabError;
 use crate::account::{Account, give};
@@ -15,13 +16,15 @@ use crate::process::{Launch, ServerProcess};
 /// How long formatting may take: 1 s when idle.
 const FORMAT_MAX: Duration = Duration::from_secs(120);
 
-/// The two ports of a node on 127.0.0.1.
-#[derive(Debug, Clone, Copy)]
+/// The ports of a node on 127.0.0.1.
+#[derive(Debug, Clone)]
 pub(super) struct NodePorts {
     /// For clients and other brokers.
     pub(super) broker: u16,
     /// For the KRaft quorum.
     pub(super) controller: u16,
+    /// For the other listeners, in their order.
+    pub(super) listeners: Vec<u16>,
 }
 
 /// A node, running or not.
@@ -78,6 +81,12 @@ impl Broker {
         }
         let mut command = setup.java(&["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"], &self.dir);
         command.args(["kafka.tools.StorageTool", "format", "-t", &setup.cluster_id, "-c"]).arg(&file);
+        for User { name, password } in &setup.options.scram {
+            for hash in ["256", "512"] {
+                let user = format!("SCRAM-SHA-{hash}=[name={name},password={password}]");
+                command.arg("--add-scram").arg(user);
+            }
+        }
         let log = self.dir.join("format.log");
         let name = format!("format of kafka broker {}", self.id);
         ServerProcess::start(Launch { name, command, log, account: setup.account }).map(Some)
@@ -121,9 +130,14 @@ impl Broker {
         let replicas = nodes.len().min(3).to_string();
         // Two of three must hold a record before it is acknowledged; one of one.
         let in_sync = nodes.len().min(3).div_ceil(2).to_string();
-        let NodePorts { broker, controller } = self.ports;
-        let listeners = format!("PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}");
-        let advertised = format!("PLAINTEXT://127.0.0.1:{broker}");
+        let NodePorts { broker, controller, listeners: ports } = &self.ports;
+        let more = &setup.options.listeners;
+        let place = |(listener, port): (&Listener, &u16)| format!(",{}://127.0.0.1:{port}", listener.name);
+        let places: String = more.iter().zip(ports).map(place).collect();
+        let advertised = format!("PLAINTEXT://127.0.0.1:{broker}{places}");
+        let listeners = format!("{advertised},CONTROLLER://127.0.0.1:{controller}");
+        let protocols: String = more.iter().map(|listener| format!(",{}", listener.protocol())).collect();
+        let protocols = format!("CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT{protocols}");
         let (id, log_dir) = (self.id.to_string(), self.log_dir().display().to_string());
         let lab = [
             ("process.roles", "broker,controller"),
@@ -132,7 +146,7 @@ impl Broker {
             ("listeners", &listeners),
             ("advertised.listeners", &advertised),
             ("controller.listener.names", "CONTROLLER"),
-            ("listener.security.protocol.map", "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT"),
+            ("listener.security.protocol.map", &protocols),
             ("inter.broker.listener.name", "PLAINTEXT"),
             ("log.dirs", &log_dir),
             ("auto.create.topics.enable", "false"),
@@ -153,7 +167,9 @@ impl Broker {
             ("broker.heartbeat.interval.ms", "500"),
             ("broker.session.timeout.ms", "3000"),
         ];
-        let own = setup.options.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let secured: Vec<_> = more.iter().flat_map(Listener::properties).collect();
+        let own = secured.iter().chain(&setup.options.settings);
+        let own = own.map(|(key, value)| (key.as_str(), value.as_str()));
         let line = |(key, value): (&str, &str)| format!("{key}={value}\n");
         lab.into_iter().chain(own).map(line).collect()
     }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::listener::{Listener, User};
+
 /// What the JVM is tuned for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Profile {
@@ -29,6 +31,10 @@ pub struct KafkaOptions {
     pub ports: Option<Vec<u16>>,
     /// What the JVM is tuned for.
     pub profile: Profile,
+    /// Listeners beside the lab's own, on each broker.
+    pub listeners: Vec<Listener>,
+    /// Who may log in by SCRAM.
+    pub scram: Vec<User>,
 }
 
 impl std::fmt::Debug for KafkaOptions {
@@ -53,6 +59,8 @@ impl Default for KafkaOptions {
             data_dir: None,
             ports: None,
             profile: Profile::Quick,
+            listeners: Vec::new(),
+            scram: Vec::new(),
         }
     }
 }
@@ -68,5 +76,12 @@ impl KafkaOptions {
     pub fn setting(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Denies what no ACL allows, except to those who come by the lab's own listener.
+    #[must_use]
+    pub fn with_authorizer(self) -> Self {
+        self.setting("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+            .setting("super.users", "User:ANONYMOUS")
     }
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::secured::ServerTls;
+
 /// What server to start. `PostgresOptions::default()` is a throw-away Postgres 18.
 #[derive(Clone)]
 pub struct PostgresOptions {
@@ -18,6 +20,8 @@ pub struct PostgresOptions {
     pub superuser_password: Option<String>,
     /// The whole of pg_hba.conf, a line each; without it what initdb writes.
     pub hba: Vec<String>,
+    /// Makes the server offer TLS (`ssl = on`); whether it demands it is for `hba`.
+    pub tls: Option<ServerTls>,
 }
 
 impl std::fmt::Debug for PostgresOptions {
@@ -41,6 +45,7 @@ impl Default for PostgresOptions {
             data_dir: None,
             superuser_password: None,
             hba: Vec::new(),
+            tls: None,
         }
     }
 }

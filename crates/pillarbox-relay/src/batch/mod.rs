@@ -7,9 +7,14 @@
 //! A set becomes exactly one Kafka transaction. Buffers are used again. Never grows past its
 //! limits: the caller asks [`BatchSet::record_bytes`] before it appends, and a batch ends before it
 //! would exceed its topic's `max.message.bytes`.
+//!
+//! Kafka measures a batch as it arrives, compressed. Here the limit holds for the plain batch, and a
+//! batch that a codec does not shrink goes out plain: no guess about a ratio can be wrong, a replay
+//! splits as the first attempt did whatever the codec, and a topic that stores batches otherwise
+//! than they were sent does not refuse them either.
 
 use pillarbox_wire::position::PartitionId;
-use pillarbox_wire::record_batch::{BATCH_HEADER_LEN, BatchBuilder, Header};
+use pillarbox_wire::record_batch::{BATCH_HEADER_LEN, BatchBuilder, Compression, Compressor, Header};
 
 use crate::route::{Destination, TopicIndex};
 
@@ -66,16 +71,16 @@ pub struct BatchSet {
     parts: Vec<Option<Part>>,
     touched: Vec<usize>,
     ended: Vec<SealedBatch>,
-    spare: Vec<Vec<u8>>,
-    spare_bytes: usize,
     bytes: usize,
     events: usize,
+    buffers: Buffers,
 }
 
 impl BatchSet {
-    /// An empty set.
-    pub fn new() -> Self {
-        Self::default()
+    /// An empty set whose batches are compressed when they end.
+    pub fn new(compression: Compression) -> Self {
+        let buffers = Buffers { compressor: Compressor::new(compression), ..Buffers::default() };
+        Self { buffers, ..Self::default() }
     }
 
     /// Whether there is nothing in it.
@@ -131,12 +136,11 @@ impl BatchSet {
         let bytes = part.builder.record_len(timestamp_ms, key, value, headers);
         let limit = batch_bytes_max.min(BATCH_BYTES_MAX);
         if !part.builder.is_empty() && part.builder.len() + bytes > limit {
-            self.ended.push(end(part));
+            self.ended.push(self.buffers.end(part));
         }
         if part.builder.is_empty()
-            && let Some(buffer) = self.spare.pop()
+            && let Some(buffer) = self.buffers.spare()
         {
-            self.spare_bytes -= buffer.capacity();
             part.builder = BatchBuilder::with_buffer(buffer);
         }
         part.builder.append(timestamp_ms, key, value, headers)?;
@@ -155,7 +159,7 @@ impl BatchSet {
         for slot in self.touched.drain(..) {
             let part = self.parts[slot].as_mut().expect("a touched slot has a part");
             part.touched = false;
-            batches.push(end(part));
+            batches.push(self.buffers.end(part));
         }
         self.bytes = 0;
         self.events = 0;
@@ -164,21 +168,49 @@ impl BatchSet {
 
     /// Takes back the buffers of a set that was committed.
     pub fn recycle(&mut self, buffers: impl IntoIterator<Item = Vec<u8>>) {
-        for buffer in buffers {
-            if self.spare_bytes + buffer.capacity() <= SPARE_BYTES_MAX {
-                self.spare_bytes += buffer.capacity();
-                self.spare.push(buffer);
-            }
-        }
+        buffers.into_iter().for_each(|buffer| self.buffers.keep(buffer));
     }
 }
 
-fn end(part: &mut Part) -> SealedBatch {
-    SealedBatch {
-        topic: part.topic,
-        partition: part.partition,
-        records: part.builder.count(),
-        bytes: part.builder.take(),
+/// Buffers that are free, and the codec that moves a batch from one to another.
+#[derive(Default)]
+struct Buffers {
+    spare: Vec<Vec<u8>>,
+    spare_bytes: usize,
+    compressor: Compressor,
+}
+
+impl Buffers {
+    /// Ends the growing batch of a part.
+    fn end(&mut self, part: &mut Part) -> SealedBatch {
+        let records = part.builder.count();
+        let plain = part.builder.take();
+        let bytes = if self.compressor.is_none() { plain } else { self.compressed(plain) };
+        SealedBatch { topic: part.topic, partition: part.partition, bytes, records }
+    }
+
+    /// The batch as it is sent; the buffer that is not needed for it is kept.
+    fn compressed(&mut self, plain: Vec<u8>) -> Vec<u8> {
+        let mut compressed = self.spare().unwrap_or_default();
+        let (sent, left) = match self.compressor.compress(&plain, &mut compressed) {
+            true => (compressed, plain),
+            false => (plain, compressed),
+        };
+        self.keep(left);
+        sent
+    }
+
+    fn spare(&mut self) -> Option<Vec<u8>> {
+        let buffer = self.spare.pop()?;
+        self.spare_bytes -= buffer.capacity();
+        Some(buffer)
+    }
+
+    fn keep(&mut self, buffer: Vec<u8>) {
+        if self.spare_bytes + buffer.capacity() <= SPARE_BYTES_MAX {
+            self.spare_bytes += buffer.capacity();
+            self.spare.push(buffer);
+        }
     }
 }
 
@@ -196,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_batch_ends_before_its_topic_refuses_it() {
-        let mut set = BatchSet::new();
+        let mut set = BatchSet::new(Compression::None);
         let value = [0; 100];
         for _ in 0..10 {
             set.append(to(3), &record(&value), 400).unwrap();
@@ -211,6 +243,27 @@ mod tests {
     }
 
     #[test]
+    fn a_compressed_batch_ends_where_the_plain_one_would() {
+        // It repeats itself: compressed, all of it would fit into one batch.
+        let value = [0; 100];
+        let split = |compression| {
+            let mut set = BatchSet::new(compression);
+            for _ in 0..10 {
+                set.append(to(3), &record(&value), 400).unwrap();
+            }
+            set.seal()
+        };
+        let records = |batches: &[SealedBatch]| batches.iter().map(|batch| batch.records).collect::<Vec<_>>();
+        let bytes = |batches: &[SealedBatch]| batches.iter().map(|batch| batch.bytes.len()).sum::<usize>();
+        let plain = split(Compression::None);
+        for compression in [Compression::Zstd, Compression::Lz4] {
+            let compressed = split(compression);
+            assert_eq!(records(&compressed), records(&plain));
+            assert!(bytes(&compressed) < bytes(&plain) / 2, "{compression}");
+        }
+    }
+
+    #[test]
     fn a_record_that_no_batch_takes_is_known_before() {
         assert!(BatchSet::record_bytes(&record(&[0; 100]), 400).is_ok());
         assert!(BatchSet::record_bytes(&record(&[0; 400]), 400).is_err());
@@ -218,7 +271,7 @@ mod tests {
 
     #[test]
     fn buffers_come_back() {
-        let mut set = BatchSet::new();
+        let mut set = BatchSet::new(Compression::None);
         set.append(to(0), &record(&[0; 100]), 1 << 20).unwrap();
         let capacity = {
             let batch = set.seal().remove(0);

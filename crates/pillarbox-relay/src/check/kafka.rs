@@ -6,7 +6,7 @@ use pillarbox_kafka::admin::{self, BrokerLimits, TopicDescription, TopicLimits};
 use pillarbox_kafka::{Cluster, Error};
 
 use super::Finding;
-use crate::config::{Config, TopicPart};
+use crate::config::{Compression, Config, TopicPart};
 use crate::error::Code;
 use crate::position::checkpoint::{PositionRecord, Table, TopicRecord};
 use crate::position::lineage::{SourceFacts, judge};
@@ -26,6 +26,7 @@ pub(super) async fn look(config: &Config) -> (Vec<Finding>, Option<PositionRecor
         Err(fault) => return (vec![Finding::fault("Kafka", fault)], None),
     };
     let mut look = Look { config, cluster, findings: Vec::new() };
+    look.findings.extend(judge_login(config));
     look.cluster_itself().await;
     look.checkpoint_topic().await;
     let table = look.checkpoint().await;
@@ -75,6 +76,12 @@ impl Look<'_> {
             Ok(limits) => {
                 self.findings.extend(judge_brokers(&subject, &limits, self.config.kafka.transaction.timeout))
             }
+            // The relay itself does without.
+            Err(error) if error.is_authorization() => self.findings.push(
+                Finding::warning(Code::KafkaAuthorization, subject, "the brokers' settings may not be read")
+                    .because("whether they keep acknowledged events was not looked at")
+                    .fix("`pillarbox check --print-acls`: DescribeConfigs on the cluster, which is optional"),
+            ),
             Err(error) => self.failed(subject, "cannot read the brokers' settings", &error),
         }
     }
@@ -135,7 +142,14 @@ impl Look<'_> {
             self.findings.push(judge_recorded(&subject, record, topic.as_ref()));
             let Some(topic) = topic else { continue };
             match admin::topic_limits(&self.cluster, name).await {
-                Ok(limits) => self.findings.extend(judge_durability(&subject, &topic, &limits)),
+                Ok(limits) => {
+                    self.findings.extend(judge_durability(&subject, &topic, &limits));
+                    self.findings.extend(judge_compression(
+                        &subject,
+                        self.config.kafka.compression,
+                        &limits.compression_type,
+                    ));
+                }
                 Err(error) => self.failed(subject, "cannot read the topic's settings", &error),
             }
         }
@@ -148,7 +162,8 @@ impl Look<'_> {
         }
         let config = self.config;
         let letters = config.has_dead_letters().then(|| config.dead_letter_topic());
-        let fixed = config.outbox.iter().filter_map(|outbox| fixed_name(outbox.topic.parts()));
+        let sources = config.sources();
+        let fixed = sources.iter().filter_map(|outbox| fixed_name(outbox.topic.parts()));
         for name in fixed.chain(letters) {
             if table.is_some_and(|table| table.topics.contains_key(&name)) {
                 continue;
@@ -174,6 +189,16 @@ fn fixed_name(parts: &[TopicPart]) -> Option<String> {
             TopicPart::Column(_) => None,
         })
         .collect()
+}
+
+fn judge_login(config: &Config) -> Option<Finding> {
+    let sasl = config.kafka.sasl.as_ref().filter(|sasl| sasl.needs_tls() && config.kafka.tls.is_none())?;
+    let message = format!("{} without kafka.tls sends its secret as it is", sasl.mechanism());
+    Some(
+        Finding::warning(Code::ConfigValue, "kafka.sasl", message)
+            .because("whoever listens to the network can log in with what he hears")
+            .fix("set kafka.tls and use a SASL_SSL listener, or a SCRAM mechanism"),
+    )
 }
 
 fn judge_brokers(subject: &str, limits: &BrokerLimits, timeout: Duration) -> Vec<Finding> {
@@ -256,6 +281,22 @@ fn judge_durability(subject: &str, topic: &TopicDescription, limits: &TopicLimit
     findings
 }
 
+/// A broker that stores batches in another way than they come has to unpack and pack each of them.
+fn judge_compression(subject: &str, ours: Compression, stored: &str) -> Option<Finding> {
+    let as_it_comes = match stored {
+        "producer" => true,
+        "uncompressed" => ours == Compression::None,
+        codec => codec == ours.name(),
+    };
+    (!as_it_comes).then(|| {
+        Finding::warning(Code::KafkaSetting, subject, format!("compression.type is {stored}"))
+            .because(format!(
+                "kafka.compression is {ours}: the broker packs every batch anew, which costs it CPU"
+            ))
+            .fix("compression.type=producer on the topic, or the same codec in kafka.compression")
+    })
+}
+
 fn judge_recorded(subject: &str, record: &TopicRecord, found: Option<&TopicDescription>) -> Finding {
     let Some(found) = found else {
         return Finding::error(Code::TopicGone, subject, "holds events of this pipeline and is gone")
@@ -313,6 +354,27 @@ mod tests {
             (None, Some(Code::TopicGone)),
         ] {
             assert_eq!(judge_recorded("topic t", &record, found.as_ref()).code, code, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_topic_that_packs_anew_is_a_warning() {
+        use crate::config::Compression::{Gzip, None, Zstd};
+        for (ours, stored, warned) in [
+            (None, "producer", false),
+            (Zstd, "producer", false),
+            (Zstd, "zstd", false),
+            (None, "uncompressed", false),
+            (Zstd, "uncompressed", true),
+            (None, "zstd", true),
+            (Gzip, "zstd", true),
+        ] {
+            let finding = judge_compression("topic t", ours, stored);
+            assert_eq!(
+                finding.and_then(|found| found.code),
+                warned.then_some(Code::KafkaSetting),
+                "{ours} {stored}"
+            );
         }
     }
 

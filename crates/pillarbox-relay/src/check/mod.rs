@@ -4,8 +4,11 @@
 //! Reads only: no lock, no transactional id, no topic is touched, so that it may run beside the
 //! relay at any time. Never a guess: what could not be looked at is not reported as well.
 
+mod acls;
 mod kafka;
 mod postgres;
+
+pub use acls::print_acls;
 
 use crate::config::Config;
 use crate::error::{Code, Fault};

@@ -9,7 +9,8 @@ use crate::config::{Config, Outbox};
 use crate::error::{Code, Fault};
 use crate::position::lineage::SourceFacts;
 use crate::setup::{
-    PostgresFacts, SCHEMA_VERSION, SERVER_VERSION_MIN, TableFacts, column_names, read_postgres,
+    PostgresFacts, SCHEMA_VERSION, SERVER_VERSION_MIN, TableFacts, column_names, grants, read_postgres,
+    revoke_messages,
 };
 use crate::source::{
     Attempt, Connection, PublicationState, PublishedTable, SlotInfo, SourceError, quote_identifier,
@@ -22,6 +23,9 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// WAL kept for a slot that deserves a look: a busy server writes this in minutes, a quiet one
 /// never.
 const RETAINED_WAL_WARNING_BYTES: u64 = 10 << 30;
+
+/// The prefix that `pillarbox.emit()` writes.
+const EMIT_PREFIX: &str = "outbox";
 
 /// Server settings and what is used of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +141,7 @@ fn judge(config: &Config, facts: &PostgresFacts, limits: &Limits) -> Vec<Finding
     findings.extend(judge_schema(config, facts));
     findings
         .extend(config.outbox.iter().zip(&facts.tables).map(|(outbox, table)| judge_table(outbox, table)));
+    findings.extend(judge_messages(config, facts));
     findings.extend(judge_publication(config, facts));
     findings.extend(judge_slot(config, facts, limits));
     findings.extend(judge_limits(config, facts, limits));
@@ -178,9 +183,9 @@ fn judge_schema(config: &Config, facts: &PostgresFacts) -> Vec<Finding> {
     } else if facts.granted {
         Finding::ok(subject, format!("version {SCHEMA_VERSION}"))
     } else {
-        Finding::error(Code::PgPrivilege, subject, format!("role {role} may not use it")).fix(format!(
-            "GRANT USAGE ON SCHEMA pillarbox TO {role}; GRANT SELECT, INSERT, UPDATE ON pillarbox.lineage TO {role};"
-        ))
+        let sql_role = quote_identifier(config.postgres.sql_user());
+        Finding::error(Code::PgPrivilege, subject, format!("role {sql_role} may not use it"))
+            .fix(grants(&config.postgres))
     };
     let statistics = (!facts.reads_statistics).then(|| {
         Finding::warning(
@@ -207,6 +212,26 @@ fn judge_table(outbox: &Outbox, found: &TableFacts) -> Finding {
     }
     Finding::error(Code::ColumnMissing, subject, format!("lacks {}", missing.join(", ")))
         .fix("add the columns, or correct outbox.columns, outbox.topic and outbox.headers")
+}
+
+fn judge_messages(config: &Config, facts: &PostgresFacts) -> Vec<Finding> {
+    let Some(messages) = &config.messages else { return Vec::new() };
+    let subject = format!("messages with prefix {}", messages.prefix);
+    let written = match messages.prefix.as_str() {
+        EMIT_PREFIX => "pillarbox.emit() and pg_logical_emit_message(true, ...)",
+        _ => "pg_logical_emit_message(true, ...) alone: pillarbox.emit() writes the prefix outbox",
+    };
+    let mut findings = vec![Finding::ok(&subject, format!("are events, written by {written}"))];
+    if facts.messages_public {
+        findings.push(
+            Finding::warning(Code::PgSetting, subject, "can be written by every role")
+                .because(
+                    "PUBLIC may execute pg_logical_emit_message, whatever pillarbox.emit() is granted to",
+                )
+                .fix(revoke_messages(facts.server_version, &config.postgres.user)),
+        );
+    }
+    findings
 }
 
 fn judge_publication(config: &Config, facts: &PostgresFacts) -> Vec<Finding> {
@@ -356,4 +381,4 @@ fn judge_limits(config: &Config, facts: &PostgresFacts, limits: &Limits) -> Vec<
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

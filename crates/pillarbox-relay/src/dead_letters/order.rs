@@ -27,14 +27,14 @@ pub struct Shape {
     pub schema: String,
     /// The table.
     pub table: String,
-    /// Names and type oids, in the order of the row.
-    pub columns: Vec<(String, u32)>,
+    /// Names, type oids and type modifiers, in the order of the row.
+    pub columns: Vec<(String, u32, i32)>,
 }
 
 impl Shape {
     /// The shape of a described table.
     pub fn new(relation: &Description) -> Self {
-        let column = |column: &ColumnDescription| (column.name.clone(), column.type_oid.0);
+        let column = |column: &ColumnDescription| (column.name.clone(), column.type_oid.0, column.type_modifier);
         Self {
             schema: relation.schema.clone(),
             table: relation.name.clone(),
@@ -45,7 +45,11 @@ impl Shape {
     /// As the stream would describe it. Its number means nothing.
     pub fn description(&self) -> Description {
         let column =
-            |(name, oid): &(String, u32)| ColumnDescription { name: name.clone(), type_oid: Oid(*oid) };
+            |(name, oid, type_modifier): &(String, u32, i32)| ColumnDescription {
+                name: name.clone(),
+                type_oid: Oid(*oid),
+                type_modifier: *type_modifier,
+            };
         Description {
             number: 0,
             schema: self.schema.clone(),
@@ -173,7 +177,7 @@ mod tests {
     use super::*;
 
     fn shape() -> Shape {
-        let columns = vec![("id".to_owned(), 2950), ("a \"b\"\n".to_owned(), 25)];
+        let columns = vec![("id".to_owned(), 2950, -1), ("a \"b\"\n".to_owned(), 25, -1)];
         Shape { schema: "public".into(), table: "outbox".into(), columns }
     }
 

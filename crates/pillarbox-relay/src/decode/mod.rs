@@ -21,7 +21,16 @@ pub enum Change<'a> {
     Insert(Row<'a>),
     /// A transactional logical message.
     Message(Note<'a>),
-    /// A counted change that can give no event: update, delete, truncate.
+    /// A row was updated: counted, but it gives no event.
+    Update {
+        /// The transaction it belongs to.
+        transaction: Transaction,
+        /// Its ordinal in the transaction, from 0.
+        index: u32,
+        /// Its table, as described in the stream.
+        relation: &'a Description,
+    },
+    /// A counted change that can give no event: delete, truncate.
     Passed,
     /// A logical message outside transactions: it may come from one that rolled back.
     Stray {
@@ -81,7 +90,8 @@ pub struct Committed {
 /// A table as the stream last described it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
-    /// Counts descriptions from 0: a changed table gets a new number.
+    /// Counts descriptions from 1: a changed table gets a new number. 0 is for rows that do not come
+    /// from a table.
     pub number: usize,
     /// Schema name.
     pub schema: String,
@@ -98,6 +108,8 @@ pub struct ColumnDescription {
     pub name: String,
     /// The type's oid.
     pub type_oid: Oid,
+    /// What the type takes in parentheses, such as the precision of a timestamp; -1 for none.
+    pub type_modifier: i32,
 }
 
 /// A stream that cannot be understood.
@@ -175,7 +187,11 @@ impl Decoder {
                 Change::Message(Note { transaction, index: next_index, prefix, content })
             }
             Message::Message { transactional: false, prefix, .. } => Change::Stray { prefix },
-            Message::Update { .. } | Message::Delete { .. } | Message::Truncate { .. } => {
+            Message::Update { relation, .. } => {
+                let Open { transaction, next_index: index } = self.open("update")?;
+                Change::Update { transaction, index, relation: self.described(relation)? }
+            }
+            Message::Delete { .. } | Message::Truncate { .. } => {
                 self.open("change")?;
                 Change::Passed
             }
@@ -198,8 +214,12 @@ impl Decoder {
 
     fn insert<'a>(&'a self, relation: Oid, tuple: Tuple<'a>) -> Result<Change<'a>, DecodeError> {
         let Open { transaction, next_index } = self.open("insert")?;
-        let relation = self.relations.get(&relation).ok_or(DecodeError::UnknownRelation(relation))?;
+        let relation = self.described(relation)?;
         Ok(Change::Insert(Row { transaction, index: next_index, relation, tuple }))
+    }
+
+    fn described(&self, relation: Oid) -> Result<&Description, DecodeError> {
+        self.relations.get(&relation).ok_or(DecodeError::UnknownRelation(relation))
     }
 
     fn begin(&mut self, commit_lsn: Lsn, commit_time: PgTimestamp) -> Result<Change<'static>, DecodeError> {
@@ -227,15 +247,19 @@ impl Decoder {
     fn describe(&mut self, relation: &pgoutput::Relation<'_>) {
         let columns = relation
             .columns()
-            .map(|column| ColumnDescription { name: column.name.to_owned(), type_oid: column.type_oid })
+            .map(|column| ColumnDescription {
+                name: column.name.to_owned(),
+                type_oid: column.type_oid,
+                type_modifier: column.type_modifier,
+            })
             .collect();
+        self.described += 1;
         let description = Description {
             number: self.described,
             schema: relation.namespace.to_owned(),
             name: relation.name.to_owned(),
             columns,
         };
-        self.described += 1;
         self.relations.insert(relation.oid, description);
     }
 

@@ -60,6 +60,20 @@ pub(crate) fn insert(oid: u32, values: &[Option<&str>]) -> Vec<u8> {
     bytes
 }
 
+/// `U`: an update to text values, without the old row.
+pub(crate) fn update(oid: u32, values: &[Option<&str>]) -> Vec<u8> {
+    let mut bytes = insert(oid, values);
+    bytes[0] = b'U';
+    bytes
+}
+
+/// `D`: a delete by a key of one text column.
+pub(crate) fn delete(oid: u32, key: &str) -> Vec<u8> {
+    let mut bytes = insert(oid, &[Some(key)]);
+    (bytes[0], bytes[5]) = (b'D', b'K');
+    bytes
+}
+
 /// `M`: a logical message.
 pub(crate) fn message(transactional: bool, prefix: &str, content: &[u8]) -> Vec<u8> {
     let mut bytes = vec![b'M', u8::from(transactional)];
@@ -82,11 +96,16 @@ fn every_change_of_a_transaction_is_counted() {
         message(true, "other", b""),
         message(false, "other", b""),
         insert(1, &[Some("b")]),
+        update(1, &[Some("c")]),
+        delete(1, "c"),
+        insert(1, &[Some("d")]),
         commit(100, 108),
     ] {
         let counted = match decoder.decode(&frame).unwrap() {
             Change::Insert(row) => Some(row.index),
             Change::Message(note) => Some(note.index),
+            Change::Update { index, .. } => Some(index),
+            Change::Passed => Some(u32::MAX),
             _ => None,
         };
         if counted.is_some() {
@@ -94,7 +113,7 @@ fn every_change_of_a_transaction_is_counted() {
         }
         indexes.extend(counted);
     }
-    assert_eq!(indexes, [0, 1, 2]);
+    assert_eq!(indexes, [0, 1, 2, 3, u32::MAX, 5]);
     assert_eq!(decoder.transaction(), None);
 }
 

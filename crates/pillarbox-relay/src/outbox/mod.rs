@@ -1,23 +1,52 @@
 //! Stage 3, outbox: inserted rows of outbox tables become events that borrow from the row.
 //!
-//! Columns are found by name, once per description of the table. Never reorders, never parses a
-//! payload: text, json and jsonb go out as Postgres wrote them, bytea as its bytes.
+//! ```text
+//! row -> plan (columns by name, once per description) -> read -> event
+//!                                                          |
+//!                        JSON is asked for: compose -------+
+//! ```
+//!
+//! | the row has | the event |
+//! | --- | --- |
+//! | id NULL | cannot be: the pipeline halts |
+//! | key NULL | has no key; the text `null` where keys are JSON |
+//! | payload NULL | has no value; the text `null` where values are JSON and tombstones are not asked for |
+//! | payload empty or blank | has it as its value, or none where tombstones are asked for |
+//! | placed column NULL | has the header without a value, the field as `null`, the partition of its key |
+//! | placed column missing | cannot be, or is without it (`Missing::Ignore`) |
+//! | timestamp NULL | carries its commit time |
+//! | a trace that cannot be understood | is without it |
+//!
+//! Never reorders, never looks into a payload unless it is told to: text, json and jsonb go out as
+//! Postgres wrote them, bytea as its bytes.
+
+mod compose;
+mod document;
+mod expand;
+mod json;
+mod number;
+mod plan;
+mod time;
+mod trace;
+mod value;
+
+mod message;
 
 use std::ops::Range;
 
-use pillarbox_wire::lsn::Oid;
 use pillarbox_wire::pgoutput::Column;
 
-use crate::config;
-use crate::config::TopicPart;
+use crate::config::{self, Updates};
 use crate::decode::{Description, Row};
 
-/// Columns that may become headers, per table: they live on the stack while a row is read.
-pub const HEADERS_MAX: usize = 16;
+pub use self::message::{MessageError, MessageReader, OwnHeaders};
+use self::plan::{Plan, Role};
+use self::value::{Kind, Plain, partition, plain, unix_millis};
+
+pub use crate::config::HEADERS_MAX;
+
 /// Pieces of a topic template at most.
 pub const TOPIC_PARTS_MAX: usize = 8;
-
-const BYTEA: Oid = Oid(17);
 
 /// What an application emitted. It has no `Debug`: its fields never reach a log.
 pub struct Event<'a> {
@@ -33,7 +62,15 @@ pub struct Event<'a> {
     pub topic_values: [Option<&'a [u8]>; TOPIC_PARTS_MAX],
     /// Values of the configured header columns, in order.
     pub headers: [Option<&'a [u8]>; HEADERS_MAX],
+    /// Bit n: the event does not have header n at all.
+    pub headers_absent: u16,
+    /// The partition that the row asks for.
+    pub partition: Option<u32>,
+    /// The time that the row asks for, milliseconds since 1970.
+    pub time_ms: Option<i64>,
 }
+
+const _: () = assert!(HEADERS_MAX <= u16::BITS as usize, "a bit for each header");
 
 /// A row that cannot become an event, or a table that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,24 +103,6 @@ pub enum OutboxError {
     },
 }
 
-/// What a column is needed for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Id,
-    Key,
-    Payload,
-    Topic(usize),
-    Header(usize),
-}
-
-/// How the rows of one described table are read.
-#[derive(Debug)]
-struct Plan {
-    outbox: usize,
-    /// For each column of the tuple, whether it is bytea and what it is needed for.
-    columns: Vec<(bool, Vec<Role>)>,
-}
-
 /// A value, before the scratch buffer has its final address.
 #[derive(Clone)]
 enum Field<'a> {
@@ -97,17 +116,26 @@ pub struct Extractor {
     /// By description number; `None` inside = not an outbox.
     plans: Vec<Option<Option<Plan>>>,
     scratch: Vec<u8>,
+    composed: Vec<u8>,
 }
 
 impl Extractor {
     /// An extractor for the configured tables.
     pub fn new(outboxes: Vec<config::Outbox>) -> Self {
-        Self { outboxes, plans: Vec::new(), scratch: Vec::new() }
+        Self { outboxes, plans: Vec::new(), scratch: Vec::new(), composed: Vec::new() }
     }
 
     /// The configured tables.
     pub fn outboxes(&self) -> &[config::Outbox] {
         &self.outboxes
+    }
+
+    /// What an update of a row of this table does; `None` if it is no outbox.
+    pub fn on_update(&self, relation: &Description) -> Option<Updates> {
+        let table = |outbox: &&config::Outbox| {
+            outbox.table.schema == relation.schema && outbox.table.name == relation.name
+        };
+        self.outboxes.iter().find(table).map(|outbox| outbox.updates)
     }
 
     /// The event in a row; `None` if its table is no outbox.
@@ -117,52 +145,33 @@ impl Extractor {
             self.plans.resize_with(number + 1, || None);
         }
         if self.plans[number].is_none() {
-            self.plans[number] = Some(plan(&self.outboxes, row.relation)?);
+            self.plans[number] = Some(plan::plan(&self.outboxes, row.relation)?);
         }
-        match self.plans[number].as_ref().expect("planned above") {
-            Some(plan) => read(plan, &self.outboxes[plan.outbox], row, &mut self.scratch).map(Some),
-            None => Ok(None),
+        let Some(plan) = self.plans[number].as_ref().expect("planned above") else { return Ok(None) };
+        let event = read(plan, &self.outboxes[plan.outbox], row, &mut self.scratch)?;
+        match &plan.compose {
+            None => Ok(Some(event)),
+            Some(compose) => compose.apply(event, row, &mut self.composed).map(Some),
         }
     }
 
     /// The event in a row whose description is not one of the stream: nothing is kept of it.
     pub fn extract_once<'a>(&'a mut self, row: &Row<'a>) -> Result<Option<Event<'a>>, OutboxError> {
-        match plan(&self.outboxes, row.relation)? {
-            Some(plan) => read(&plan, &self.outboxes[plan.outbox], row, &mut self.scratch).map(Some),
-            None => Ok(None),
+        let Some(plan) = plan::plan(&self.outboxes, row.relation)? else { return Ok(None) };
+        let event = read(&plan, &self.outboxes[plan.outbox], row, &mut self.scratch)?;
+        match &plan.compose {
+            None => Ok(Some(event)),
+            Some(compose) => compose.apply(event, row, &mut self.composed).map(Some),
         }
     }
 }
 
-fn plan(outboxes: &[config::Outbox], relation: &Description) -> Result<Option<Plan>, OutboxError> {
-    let found = outboxes
-        .iter()
-        .position(|outbox| outbox.table.schema == relation.schema && outbox.table.name == relation.name);
-    let Some(index) = found else { return Ok(None) };
-    let mut columns: Vec<(bool, Vec<Role>)> =
-        relation.columns.iter().map(|column| (column.type_oid == BYTEA, Vec::new())).collect();
-    for (name, role) in roles(&outboxes[index]) {
-        let at = relation.columns.iter().position(|column| column.name == name).ok_or_else(|| {
-            OutboxError::ColumnMissing { table: outboxes[index].table.to_string(), column: name.to_owned() }
-        })?;
-        columns[at].1.push(role);
+fn unreadable(row: &Row<'_>, at: usize, reason: &'static str) -> OutboxError {
+    OutboxError::Unreadable {
+        table: format!("{}.{}", row.relation.schema, row.relation.name),
+        column: row.relation.columns[at].name.clone(),
+        reason,
     }
-    Ok(Some(Plan { outbox: index, columns }))
-}
-
-fn roles(outbox: &config::Outbox) -> Vec<(&str, Role)> {
-    let mut roles = vec![
-        (outbox.id_column.as_str(), Role::Id),
-        (outbox.key_column.as_str(), Role::Key),
-        (outbox.payload_column.as_str(), Role::Payload),
-    ];
-    for (at, part) in outbox.topic.parts().iter().enumerate() {
-        if let TopicPart::Column(column) = part {
-            roles.push((column, Role::Topic(at)));
-        }
-    }
-    roles.extend(outbox.headers.iter().enumerate().map(|(at, h)| (h.column.as_str(), Role::Header(at))));
-    roles
 }
 
 fn read<'a>(
@@ -173,18 +182,16 @@ fn read<'a>(
 ) -> Result<Event<'a>, OutboxError> {
     scratch.clear();
     let (mut id, mut key, mut payload) = (None, None, None);
+    let (mut asked_partition, mut time_ms) = (None, None);
     let mut topic = [const { None }; TOPIC_PARTS_MAX];
     let mut headers = [const { None }; HEADERS_MAX];
-    for (at, (column, (bytea, roles))) in row.tuple.columns().zip(&plan.columns).enumerate() {
+    let mut headers_absent = plan.headers_absent;
+    for (at, (column, (kind, roles))) in row.tuple.columns().zip(&plan.columns).enumerate() {
         if roles.is_empty() {
             continue;
         }
-        let unreadable = |reason| OutboxError::Unreadable {
-            table: outbox.table.to_string(),
-            column: row.relation.columns[at].name.clone(),
-            reason,
-        };
-        let field = field(column, *bytea, scratch).map_err(unreadable)?;
+        let unreadable = |reason| unreadable(row, at, reason);
+        let field = field(column, *kind, scratch).map_err(unreadable)?;
         for role in roles {
             match role {
                 Role::Id => id.clone_from(&field),
@@ -192,6 +199,17 @@ fn read<'a>(
                 Role::Payload => payload.clone_from(&field),
                 Role::Topic(part) => topic[*part].clone_from(&field),
                 Role::Header(header) => headers[*header].clone_from(&field),
+                Role::BytesHeader(header) => headers[*header] = field.clone().map(|f| base64(f, scratch)),
+                Role::Partition => asked_partition = partition(column, *kind).map_err(unreadable)?,
+                Role::Trace(first) => {
+                    let Column::Text(text) = column else { continue };
+                    for (at, value) in trace::read(text, scratch).into_iter().enumerate() {
+                        let Some(value) = value else { continue };
+                        headers[first + at] = Some(Field::Scratch(value));
+                        headers_absent &= !(1 << (first + at));
+                    }
+                }
+                Role::Time => time_ms = unix_millis(column, *kind).map_err(unreadable)?,
             }
         }
     }
@@ -205,20 +223,30 @@ fn read<'a>(
         payload: at(payload),
         topic_values: topic.map(at),
         headers: headers.map(at),
+        headers_absent,
+        partition: asked_partition,
+        time_ms,
     })
 }
 
+#[inline]
 fn field<'a>(
     column: Column<'a>,
-    bytea: bool,
+    kind: Kind,
     scratch: &mut Vec<u8>,
 ) -> Result<Option<Field<'a>>, &'static str> {
-    match column {
-        Column::Null => Ok(None),
-        Column::Text(text) if bytea => unhex(text, scratch).map(|range| Some(Field::Scratch(range))),
-        Column::Text(bytes) | Column::Binary(bytes) => Ok(Some(Field::Input(bytes))),
-        Column::Unchanged => Err("an inserted row has no value for it"),
-    }
+    Ok(plain(column, kind, scratch)?.map(|plain| match plain {
+        Plain::Input(bytes) => Field::Input(bytes),
+        Plain::Scratch(start) => Field::Scratch(start..scratch.len()),
+    }))
+}
+
+/// Bytes as text, behind what the scratch buffer holds.
+fn base64<'a>(field: Field<'_>, scratch: &mut Vec<u8>) -> Field<'a> {
+    let bytes = resolve(field, scratch).to_vec();
+    let start = scratch.len();
+    json::base64(&bytes, scratch);
+    Field::Scratch(start..scratch.len())
 }
 
 fn resolve<'a>(field: Field<'a>, scratch: &'a [u8]) -> &'a [u8] {
@@ -228,51 +256,5 @@ fn resolve<'a>(field: Field<'a>, scratch: &'a [u8]) -> &'a [u8] {
     }
 }
 
-/// Decodes bytea's hex output, `\x6162`, behind what the scratch buffer holds.
-fn unhex(text: &[u8], scratch: &mut Vec<u8>) -> Result<Range<usize>, &'static str> {
-    let hex = text.strip_prefix(b"\\x").ok_or("bytea is not in hex format")?;
-    if !hex.len().is_multiple_of(2) {
-        return Err("bytea has half a byte");
-    }
-    let start = scratch.len();
-    scratch.reserve(hex.len() / 2);
-    for pair in hex.chunks_exact(2) {
-        let (high, low) = (NIBBLES[pair[0] as usize], NIBBLES[pair[1] as usize]);
-        if (high | low) > 0xf {
-            return Err("bytea has a character that is not hex");
-        }
-        scratch.push(high << 4 | low);
-    }
-    Ok(start..scratch.len())
-}
-
-const NIBBLES: [u8; 256] = {
-    let mut table = [0xff; 256];
-    let mut at = 0;
-    while at < 10 {
-        table[b'0' as usize + at] = at as u8;
-        at += 1;
-    }
-    let mut at = 0;
-    while at < 6 {
-        table[b'a' as usize + at] = 10 + at as u8;
-        table[b'A' as usize + at] = 10 + at as u8;
-        at += 1;
-    }
-    table
-};
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn unhex_reads_what_postgres_writes() {
-        let mut scratch = vec![1];
-        assert_eq!(unhex(b"\\x00ffAb", &mut scratch), Ok(1..4));
-        assert_eq!(scratch, [1, 0, 0xff, 0xab]);
-        for bad in [&b"6162"[..], b"\\x6", b"\\x6g", b""] {
-            assert!(unhex(bad, &mut Vec::new()).is_err(), "{bad:?}");
-        }
-    }
-}
+mod tests;

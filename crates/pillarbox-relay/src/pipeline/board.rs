@@ -24,6 +24,7 @@ pub(crate) struct Board {
     whole: metrics::Histogram,
     produce: metrics::Histogram,
     end_txn: metrics::Histogram,
+    strays: metrics::Counter,
     lag_bytes: metrics::Gauge,
     leader: metrics::Gauge,
 }
@@ -58,6 +59,7 @@ impl Board {
             whole: metrics::histogram!("pillarbox_kafka_commit_seconds", &labels),
             produce: metrics::histogram!("pillarbox_kafka_produce_seconds", &labels),
             end_txn: metrics::histogram!("pillarbox_kafka_end_txn_seconds", &labels),
+            strays: metrics::counter!("pillarbox_messages_refused_total", &labels),
             lag_bytes: metrics::gauge!("pillarbox_replication_lag_bytes", &labels),
             leader: metrics::gauge!("pillarbox_leader", &labels),
         }
@@ -88,6 +90,11 @@ impl Board {
             status.server_lsn = server.to_string();
             status.lag_bytes = lag;
         });
+    }
+
+    /// So many more messages were refused.
+    pub(crate) fn refused(&self, messages: u64) {
+        self.strays.increment(messages);
     }
 
     pub(crate) fn committed(&self, commit: Commit) {

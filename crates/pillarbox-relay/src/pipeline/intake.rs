@@ -31,16 +31,16 @@ use std::time::Duration;
 use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::Epoch;
 
-use self::fault::{decode_fault, outbox_fault};
+use self::fault::{decode_fault, message_fault, outbox_fault, update_fault};
 use self::fill::Fill;
 pub use self::letters::LettersSeen;
 pub use self::set::{CommittedSet, SealedSet, SetEnd};
 use super::pace::Due;
-use crate::config::Config;
+use crate::config::{Config, Updates};
 use crate::dead_letters::order;
 use crate::decode::{Change, Decoder, Row};
 use crate::error::Fault;
-use crate::outbox::Extractor;
+use crate::outbox::{Extractor, MessageReader, OwnHeaders};
 use crate::position::checkpoint::Table;
 use crate::position::filter::Covered;
 use crate::route::Topic;
@@ -70,12 +70,24 @@ pub enum Taken {
     NeedsTopic(String),
 }
 
+/// Updates of outbox rows, which give no events: an outbox is written once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UpdatesSeen {
+    /// Those that deserve a warning.
+    pub warnings: u64,
+    /// Those that deserve an error.
+    pub errors: u64,
+}
+
 /// See the module.
 pub struct Intake {
     decoder: Decoder,
     extractor: Extractor,
+    messages: Option<MessageReader>,
+    strays: u64,
     covered: Covered,
     fill: Fill,
+    updates: UpdatesSeen,
 }
 
 impl Intake {
@@ -87,9 +99,12 @@ impl Intake {
         let position = table.position.as_ref().expect("an intake starts from a checkpoint");
         Self {
             decoder: Decoder::new(),
-            extractor: Extractor::new(config.outbox.clone()),
+            extractor: Extractor::new(config.sources()),
+            messages: config.messages.clone().map(MessageReader::new),
+            strays: 0,
             covered: position.covered(),
             fill: Fill::new(config, epoch, table, topics, now),
+            updates: UpdatesSeen::default(),
         }
     }
 
@@ -118,7 +133,7 @@ impl Intake {
         let taken = match self.decoder.decode(data).map_err(decode_fault)? {
             Change::Insert(row) if self.covered.covers(row.transaction.commit_lsn, row.index) => Taken::Done,
             Change::Insert(row) => {
-                let taken = take_row(&mut self.extractor, &mut self.fill, &row, now);
+                let taken = take_row(&mut self.extractor, &mut self.fill, &row, OwnHeaders::default(), now);
                 taken.or_else(|fault| self.fill.refuse(&row, fault, now))?
             }
             Change::Message(note) if note.prefix == order::PREFIX => {
@@ -127,8 +142,28 @@ impl Intake {
                     false => self.fill.take_order(&mut self.extractor, &note, now)?,
                 }
             }
-            Change::Message(note) => {
-                self.fill.take_message(note.prefix, note.content);
+            Change::Message(note) => match &mut self.messages {
+                Some(messages) if messages.is_event(note.prefix) => {
+                    if self.covered.covers(note.transaction.commit_lsn, note.index) {
+                        Taken::Done
+                    } else {
+                        let read = messages.read(&note).map_err(|error| message_fault(&error, &note))?;
+                        take_row(&mut self.extractor, &mut self.fill, &read.0, read.1, now)?
+                    }
+                }
+                _ => {
+                    self.fill.take_message(note.prefix, note.content);
+                    Taken::Done
+                }
+            },
+            Change::Update { transaction, index, relation } => {
+                let covered = self.covered.covers(transaction.commit_lsn, index);
+                match self.extractor.on_update(relation).filter(|_| !covered) {
+                    Some(Updates::Stop) => return Err(update_fault(relation, transaction, index)),
+                    Some(Updates::Warn) => self.updates.warnings += 1,
+                    Some(Updates::Error) => self.updates.errors += 1,
+                    None => {}
+                }
                 Taken::Done
             }
             Change::Passed => Taken::Done,
@@ -141,7 +176,12 @@ impl Intake {
                 self.fill.commit(committed, now);
                 return Ok(Taken::Done);
             }
-            Change::Stray { .. } | Change::Nothing => return Ok(Taken::Done),
+            Change::Stray { prefix } => {
+                let ours = self.messages.as_ref().is_some_and(|messages| messages.is_event(prefix));
+                self.strays += u64::from(ours);
+                return Ok(Taken::Done);
+            }
+            Change::Nothing => return Ok(Taken::Done),
         };
         if taken == Taken::Done {
             self.decoder.advance().map_err(decode_fault)?;
@@ -219,6 +259,16 @@ impl Intake {
         &self.fill.letters.seen
     }
 
+    /// Updates of outbox rows so far.
+    pub fn updates(&self) -> UpdatesSeen {
+        self.updates
+    }
+
+    /// Messages that would be events had they been written in a transaction.
+    pub fn strays(&self) -> u64 {
+        self.strays
+    }
+
     /// Seals the set if the pacer says so; called whenever time has passed or frames were taken.
     pub fn pace(&mut self, now: Now) -> Due {
         self.fill.pace(now)
@@ -252,16 +302,17 @@ impl Intake {
     }
 }
 
-/// A row on its way into the set; takes nothing of another table.
+/// A row, of a table or made of a message, on its way into the set; takes nothing of another table.
 fn take_row<'a>(
     extractor: &'a mut Extractor,
     fill: &mut Fill,
     row: &Row<'a>,
+    own_headers: OwnHeaders<'a>,
     now: Now,
 ) -> Result<Taken, Fault> {
-    let Row { transaction, index, relation, .. } = *row;
-    match extractor.extract(row).map_err(|error| outbox_fault(&error, transaction, index))? {
-        Some(event) => fill.take_event(&event, transaction, index, relation, None, now),
+    let extracted = extractor.extract(row);
+    match extracted.map_err(|error| outbox_fault(&error, row.transaction, row.index))? {
+        Some(event) => fill.take_event(&event, row, own_headers, None, now),
         None => Ok(Taken::Done),
     }
 }

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 
 use super::acquire::{Acquired, NotAcquired, acquire};
 use super::board::Board;
-use super::intake::{CommittedSet, Intake, Now, SealedSet, Taken};
+use super::intake::{CommittedSet, Intake, Now, SealedSet, Taken, UpdatesSeen};
 use super::messages::{Command, Event, Inbox, Plan, ReaderEnd};
 use super::pace::{Due, HOT_PAUSE};
 use crate::config::Config;
@@ -44,6 +44,8 @@ const DRAIN_READ_MAX: Duration = Duration::from_secs(5);
 const RETIMED_INTERVAL: Duration = Duration::from_secs(60);
 /// Between two warnings about dead letters.
 const LETTERS_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the log tells of updated outbox rows.
+const UPDATES_INTERVAL: Duration = Duration::from_secs(60);
 /// Frames taken before the clock is looked at again.
 const FRAMES_PER_LOOK: usize = 64;
 
@@ -176,6 +178,11 @@ struct Streaming {
     /// Dead letters that a warning told of, and when.
     letters: (u64, u64),
     letters_at: Option<Instant>,
+    /// Updates of outbox rows that the log told of, and when.
+    updates: UpdatesSeen,
+    updates_at: Option<Instant>,
+    /// Messages outside of transactions that were counted and, once, warned of.
+    strays: u64,
 }
 
 impl Streaming {
@@ -212,6 +219,9 @@ impl Streaming {
             retimed_at: None,
             letters: (0, 0),
             letters_at: None,
+            updates: UpdatesSeen::default(),
+            updates_at: None,
+            strays: 0,
         }
     }
 
@@ -496,7 +506,41 @@ impl Streaming {
         self.board.confirmed(confirmed, self.intake.server_lsn());
         self.warn_of_retimed();
         self.warn_of_letters();
+        self.tell_of_updates();
+        self.count_strays();
         Ok(())
+    }
+
+    /// Somebody may believe that an update gives an event; once a minute will do.
+    fn tell_of_updates(&mut self) {
+        let (now, told) = (self.intake.updates(), self.updates);
+        if now == told || self.updates_at.is_some_and(|at| at.elapsed() < UPDATES_INTERVAL) {
+            return;
+        }
+        let code = Code::OutboxUpdated;
+        if now.errors > told.errors {
+            tracing::error!(%code, rows = now.errors - told.errors, "updates of outbox rows give no events");
+        }
+        if now.warnings > told.warnings {
+            tracing::warn!(%code, rows = now.warnings - told.warnings, "updates of outbox rows give no events");
+        }
+        (self.updates, self.updates_at) = (now, Some(Instant::now()));
+    }
+
+    /// A warning for the first: they are refused by rule, not by mistake.
+    fn count_strays(&mut self) {
+        let strays = self.intake.strays();
+        if strays == self.strays {
+            return;
+        }
+        if self.strays == 0 {
+            tracing::warn!(
+                code = %Code::StrayMessage,
+                "a message with the prefix of events was written outside of a transaction: it may come from one that rolled back and is not relayed; emit with transactional = true"
+            );
+        }
+        self.board.refused(strays - self.strays);
+        self.strays = strays;
     }
 
     /// Consumers see the relay's time on such records, so somebody should know; once a minute will do.

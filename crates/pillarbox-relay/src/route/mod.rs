@@ -1,7 +1,7 @@
 //! Stage 4, route: an event gets its topic and partition.
 //!
-//! Topic names come from the template, partitions from murmur2 over the key (as the Java client
-//! does), or over the commit LSN where there is no key. Partition counts are the pinned ones: same
+//! Topic names come from the template and, where there is one, the pattern; partitions come from
+//! the row's own column, from murmur2 over the key (as the Java client does), or over the commit LSN where there is no key. Partition counts are the pinned ones: same
 //! key, same partition, always. Never looks at the clock or the network: a topic it does not know
 //! is asked for, and the event is presented again.
 
@@ -13,7 +13,7 @@ use pillarbox_wire::position::PartitionId;
 use pillarbox_wire::topic::validate_topic_name;
 use uuid::Uuid;
 
-use crate::config::{TopicPart, TopicTemplate};
+use crate::config::{Outbox, PatternScratch, TopicPart, TopicPattern, TopicTemplate};
 use crate::outbox::{Event, TOPIC_PARTS_MAX};
 use crate::position::checkpoint::TopicRecord;
 
@@ -73,28 +73,64 @@ pub enum RouteError {
     /// A template column is NULL.
     #[error("column `{0}`, which names the topic, is NULL")]
     NullColumn(String),
+    /// The row chose a topic that is not listed, or one of Kafka's or Pillarbox's own.
+    #[error("{0}")]
+    Forbidden(&'static str),
     /// Kafka does not allow the name. It is data, so it is not quoted.
     #[error("the topic name is not legal: {0}")]
     IllegalName(String),
+    /// The row asks for a partition that the topic does not have.
+    #[error("the row asks for partition {asked}, topic `{topic}` has {partitions}")]
+    NoSuchPartition {
+        /// The topic.
+        topic: String,
+        /// Its pinned partition count.
+        partitions: u32,
+        /// What the row asks for.
+        asked: u32,
+    },
     /// Compaction needs a key.
     #[error("topic `{0}` is compacted, but the event has no key")]
     KeylessCompacted(String),
 }
 
+/// How the topic of an outbox's rows comes to be.
+#[derive(Debug, Clone)]
+struct Rule {
+    template: TopicTemplate,
+    pattern: Option<TopicPattern>,
+    allowed: Option<Vec<String>>,
+}
+
+/// What the names of internal topics begin with.
+const INTERNAL_PREFIX: &[u8] = b"__";
+
 /// Knows the topics.
 #[derive(Debug)]
 pub struct Router {
-    templates: Vec<TopicTemplate>,
+    rules: Vec<Rule>,
     topics: Vec<Topic>,
     by_name: HashMap<Vec<u8>, TopicIndex>,
     name: Vec<u8>,
+    pattern_scratch: PatternScratch,
 }
 
 impl Router {
-    /// A router for the outboxes' templates that knows `topics` already.
-    pub fn new(templates: Vec<TopicTemplate>, topics: Vec<Topic>) -> Self {
-        assert!(templates.iter().all(|template| template.parts().len() <= TOPIC_PARTS_MAX));
-        let mut router = Self { templates, topics: Vec::new(), by_name: HashMap::new(), name: Vec::new() };
+    /// A router by the outboxes' settings that knows `topics` already.
+    pub fn new(outboxes: &[Outbox], topics: Vec<Topic>) -> Self {
+        assert!(outboxes.iter().all(|outbox| outbox.topic.parts().len() <= TOPIC_PARTS_MAX));
+        let rule = |outbox: &Outbox| Rule {
+            template: outbox.topic.clone(),
+            pattern: outbox.pattern.clone(),
+            allowed: outbox.topics_allowed.clone(),
+        };
+        let mut router = Self {
+            rules: outboxes.iter().map(rule).collect(),
+            topics: Vec::new(),
+            by_name: HashMap::new(),
+            name: Vec::new(),
+            pattern_scratch: PatternScratch::default(),
+        };
         topics.into_iter().for_each(|topic| router.learn(topic));
         router
     }
@@ -147,17 +183,22 @@ impl Router {
             return Err(self.unknown());
         };
         let Topic { partitions, first_slot, limits, ref name, .. } = self.topics[topic.0];
-        let partition = match event.key {
-            Some(key) => partition_for_key(key, partitions),
-            None if limits.compacted => return Err(RouteError::KeylessCompacted(name.clone())),
-            None => partition_for_lsn(commit_lsn, partitions),
+        let partition = match (event.partition, event.key) {
+            (_, None) if limits.compacted => return Err(RouteError::KeylessCompacted(name.clone())),
+            (Some(asked), _) if asked >= partitions => {
+                return Err(RouteError::NoSuchPartition { topic: name.clone(), partitions, asked });
+            }
+            (Some(asked), _) => PartitionId(asked),
+            (None, Some(key)) => partition_for_key(key, partitions),
+            (None, None) => partition_for_lsn(commit_lsn, partitions),
         };
         Ok(Destination { topic, partition, slot: (first_slot + partition.0) as usize })
     }
 
     fn write_name(&mut self, event: &Event<'_>) -> Result<(), RouteError> {
         self.name.clear();
-        for (at, part) in self.templates[event.outbox].parts().iter().enumerate() {
+        let rule = &self.rules[event.outbox];
+        for (at, part) in rule.template.parts().iter().enumerate() {
             match part {
                 TopicPart::Literal(text) => self.name.extend_from_slice(text.as_bytes()),
                 TopicPart::Column(column) => {
@@ -167,7 +208,19 @@ impl Router {
                 }
             }
         }
-        Ok(())
+        if let Some(pattern) = &rule.pattern {
+            pattern.apply(&mut self.name, &mut self.pattern_scratch);
+        }
+        match &rule.allowed {
+            Some(allowed) if !allowed.iter().any(|topic| topic.as_bytes() == self.name) => {
+                Err(RouteError::Forbidden("the topic is not among topics_allowed"))
+            }
+            // A value that the pattern does not match is the topic itself: any row could choose it.
+            None if rule.pattern.is_some() && self.name.starts_with(INTERNAL_PREFIX) => Err(
+                RouteError::Forbidden("the topic's name begins with two underscores, as internal ones do"),
+            ),
+            _ => Ok(()),
+        }
     }
 
     fn unknown(&self) -> RouteError {
@@ -181,6 +234,7 @@ impl Router {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TableName;
 
     fn topic(name: &str, partitions: u32, first_slot: u32, compacted: bool) -> Topic {
         let limits = TopicLimits {
@@ -196,12 +250,63 @@ mod tests {
     fn event<'a>(kind: Option<&'a [u8]>, key: Option<&'a [u8]>) -> Event<'a> {
         let mut topic_values = [None; TOPIC_PARTS_MAX];
         topic_values[1] = kind;
-        Event { outbox: 0, id: b"1", key, payload: None, topic_values, headers: Default::default() }
+        Event {
+            outbox: 0,
+            id: b"1",
+            key,
+            payload: None,
+            topic_values,
+            headers: Default::default(),
+            headers_absent: 0,
+            partition: None,
+            time_ms: None,
+        }
     }
 
     fn router() -> Router {
-        let template = TopicTemplate::parse("t.{aggregatetype}").unwrap();
-        Router::new(vec![template], vec![topic("t.a", 8, 0, false), topic("t.c", 4, 8, true)])
+        router_of(outbox())
+    }
+
+    fn outbox() -> Outbox {
+        let table = TableName { schema: "public".into(), name: "outbox".into() };
+        let topic = TopicTemplate::parse("t.{aggregatetype}").unwrap();
+        Outbox { topic, ..Outbox::debezium(table) }
+    }
+
+    fn router_of(outbox: Outbox) -> Router {
+        Router::new(&[outbox], vec![topic("t.a", 8, 0, false), topic("t.c", 4, 8, true)])
+    }
+
+    #[test]
+    fn a_pattern_makes_the_name_and_a_list_bounds_it() {
+        let pattern = Outbox {
+            topic: TopicTemplate::column("kind"),
+            pattern: Some(TopicPattern::parse("shop-([ac])", "t.$1").unwrap()),
+            ..outbox()
+        };
+        let listed = Outbox { topics_allowed: Some(vec!["t.a".into()]), ..pattern.clone() };
+        let forbidden = |error: &RouteError| matches!(error, RouteError::Forbidden(_));
+        // The column's piece is the first here.
+        let value = |kind: &'static [u8]| {
+            let mut event = event(None, Some(b"k"));
+            event.topic_values[0] = Some(kind);
+            event
+        };
+        let to = router_of(pattern.clone()).route(&value(b"shop-c"), Lsn(8)).unwrap();
+        assert_eq!(to.topic, TopicIndex(1));
+        for (outbox, kind, unknown) in [
+            (&pattern, &b"other"[..], Some("other")),
+            (&pattern, b"__consumer_offsets", None),
+            (&listed, b"shop-c", None),
+            (&listed, b"t.a", Some("")),
+        ] {
+            let answer = router_of(outbox.clone()).route(&value(kind), Lsn(8));
+            match unknown {
+                None => assert!(answer.as_ref().is_err_and(forbidden), "{answer:?}"),
+                Some("") => assert!(answer.is_ok(), "{answer:?}"),
+                Some(name) => assert_eq!(answer, Err(RouteError::UnknownTopic(name.into()))),
+            }
+        }
     }
 
     #[test]
@@ -218,6 +323,15 @@ mod tests {
     fn slots_follow_the_topic() {
         let to = router().route(&event(Some(b"c"), Some(b"k")), Lsn(8)).unwrap();
         assert_eq!(to.slot, 8 + to.partition.0 as usize);
+    }
+
+    #[test]
+    fn a_row_may_ask_for_its_partition() {
+        let asked = |partition| Event { partition, ..event(Some(b"a"), Some(b"foobar")) };
+        let to = router().route(&asked(Some(7)), Lsn(8)).unwrap();
+        assert_eq!((to.partition, to.slot), (PartitionId(7), 7));
+        let none = RouteError::NoSuchPartition { topic: "t.a".into(), partitions: 8, asked: 8 };
+        assert_eq!(router().route(&asked(Some(8)), Lsn(8)), Err(none));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use pillarbox_wire::lsn::Lsn;
 
 use super::facts::{CheckpointFacts, Facts, PostgresFacts, read_postgres};
 use super::plan::{Start, Step, StepKind, plan};
+use super::statements::revoke_messages;
 use crate::config::Config;
 use crate::error::{Code, Fault};
 use crate::sink::read::{End, read};
@@ -76,6 +77,8 @@ pub async fn apply(
     let cluster = sink::connect(config).await?;
     let checkpoint = read_checkpoint(&cluster, config).await?;
     let reads_statistics = postgres.reads_statistics;
+    let revoke = (config.messages.is_some() && postgres.messages_public)
+        .then(|| revoke_messages(postgres.server_version, &config.postgres.user));
     let facts = Facts { postgres, checkpoint };
     let (steps, start) = plan(config, &facts, options.adopt_slot)?;
     if options.dry_run {
@@ -93,6 +96,9 @@ pub async fn apply(
             crate::source::quote_identifier(&config.postgres.user)
         );
         progress(Progress::Note(&note));
+    }
+    if let Some(revoke) = revoke {
+        progress(Progress::Note(&format!("every role may write events; as a superuser: {revoke}")));
     }
     Ok(Report { steps, applied: true, begins_at: work.begins_at })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, TableName};
+use crate::config::{Config, Postgres, TableName};
 use crate::error::Fault;
 use crate::position::checkpoint::PositionRecord;
 use crate::source::{
@@ -38,6 +38,8 @@ pub struct PostgresFacts {
     pub granted: bool,
     /// The role sees other sessions' statistics, `reply_time` among them.
     pub reads_statistics: bool,
+    /// Every role may write logical messages, those of events among them.
+    pub messages_public: bool,
     /// The outbox tables, in the order of the configuration.
     pub tables: Vec<TableFacts>,
     /// The publication.
@@ -95,8 +97,9 @@ impl Reader<'_> {
             wal_level: server.get(0).unwrap_or_default().to_owned(),
             in_recovery: is_true(server.get(1)),
             schema_version: if schema_exists { self.schema_version()? } else { 0 },
-            granted: schema_exists && is_true(self.row(GRANTED)?.get(0)),
+            granted: schema_exists && is_true(self.row(&granted_query(&config.postgres))?.get(0)),
             reads_statistics: is_true(server.get(3)),
+            messages_public: is_true(server.get(4)),
             tables: names.iter().map(|table| self.table(table)).collect::<Result<_, _>>()?,
             publication: self.connection.publication(&config.postgres.publication, &names)?,
             slot: self.connection.slot(&config.postgres.slot)?,
@@ -128,12 +131,24 @@ impl Reader<'_> {
 const SERVER: &str = "SELECT current_setting('wal_level'), pg_is_in_recovery(), \
     EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
         WHERE n.nspname = 'pillarbox' AND c.relname = 'migrations'), \
-    pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')";
+    pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), \
+    EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = 'pg_catalog'::regnamespace \
+        AND p.proname = 'pg_logical_emit_message' AND (p.proacl IS NULL OR EXISTS ( \
+            SELECT FROM aclexplode(p.proacl) a WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE')))";
 
-const GRANTED: &str = "SELECT has_schema_privilege('pillarbox', 'USAGE') \
-    AND has_table_privilege('pillarbox.lineage', 'SELECT') \
-    AND has_table_privilege('pillarbox.lineage', 'INSERT') \
-    AND has_table_privilege('pillarbox.lineage', 'UPDATE')";
+/// Whether both roles may use what is ours. A role that does not exist may nothing.
+fn granted_query(postgres: &Postgres) -> String {
+    let sql_role = quote_literal(postgres.sql_user());
+    let table = |privilege: &str| format!("has_table_privilege(r.oid, 'pillarbox.lineage', '{privilege}')");
+    format!(
+        "SELECT has_schema_privilege('pillarbox', 'USAGE') AND has_table_privilege('pillarbox.lineage', 'SELECT') \
+         AND EXISTS (SELECT FROM pg_roles r WHERE r.rolname = {sql_role} \
+             AND has_schema_privilege(r.oid, 'pillarbox', 'USAGE') AND {} AND {} AND {})",
+        table("SELECT"),
+        table("INSERT"),
+        table("UPDATE")
+    )
+}
 
 /// A row for each column; one with NULLs for a schema without the table; none without the schema.
 fn table_query(table: &TableName) -> String {

@@ -7,11 +7,13 @@ struct Migration {
     up: &'static str,
 }
 
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, up: include_str!("../../../../sql/0001_pillarbox.up.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, up: include_str!("../../../../sql/0001_pillarbox.up.sql") },
+    Migration { version: 2, up: include_str!("../../../../sql/0002_emit.up.sql") },
+];
 
 /// The version of the schema that this program works with.
-pub(crate) const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 2;
 
 /// Brings the schema from version `from` (0 = nothing there) to [`SCHEMA_VERSION`]; each
 /// migration looks whether it was applied, so that running it twice is harmless.
@@ -45,5 +47,6 @@ mod tests {
     fn nothing_is_left_to_do_at_the_newest_version() {
         assert_eq!(statements(SCHEMA_VERSION), "");
         assert!(statements(0).contains("CREATE TABLE pillarbox.lineage"));
+        assert!(!statements(1).contains("CREATE TABLE") && statements(1).contains("pillarbox.emit("));
     }
 }

@@ -18,6 +18,7 @@ mod apply;
 mod facts;
 mod migrations;
 mod plan;
+mod roles;
 mod statements;
 
 pub use apply::{Options, Progress, Report, apply};
@@ -28,4 +29,5 @@ pub use statements::print_sql;
 pub(crate) use facts::read_postgres;
 pub(crate) use migrations::SCHEMA_VERSION;
 pub(crate) use plan::SERVER_VERSION_MIN;
-pub(crate) use statements::column_names;
+pub(crate) use roles::grants;
+pub(crate) use statements::{column_names, revoke_messages};

@@ -15,7 +15,7 @@ use std::fmt;
 use pillarbox_wire::lsn::Lsn;
 
 use super::facts::{CheckpointFacts, Facts, PostgresFacts};
-use super::{migrations, statements};
+use super::{migrations, roles, statements};
 use crate::config::{Config, Outbox};
 use crate::error::{Code, Fault};
 use crate::position::checkpoint::PositionRecord;
@@ -235,14 +235,10 @@ fn schema(config: &Config, facts: &PostgresFacts) -> Result<Vec<Step>, Fault> {
         let sql = Some(migrations::statements(facts.schema_version));
         steps.push(Step { kind: StepKind::Schema, title, sql });
     }
-    // Whoever creates the schema may use it.
-    if !facts.granted && facts.schema_version > 0 {
-        let title = format!("grant role \"{}\" the use of schema pillarbox", config.postgres.user);
-        steps.push(Step {
-            kind: StepKind::Grants,
-            title,
-            sql: Some(statements::grants(&config.postgres.user)),
-        });
+    // Whoever creates the schema may use it; another role may not yet.
+    if !facts.granted && (facts.schema_version > 0 || config.postgres.sql.is_some()) {
+        let title = format!("grant role \"{}\" the use of schema pillarbox", config.postgres.sql_user());
+        steps.push(Step { kind: StepKind::Grants, title, sql: Some(roles::grants(&config.postgres)) });
     }
     Ok(steps)
 }

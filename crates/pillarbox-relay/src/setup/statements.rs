@@ -1,8 +1,8 @@
 //! The SQL of setup as text: what a person can read, keep and run. Every statement can be run
 //! twice.
 
-use super::migrations;
-use crate::config::{Config, Outbox, TableName, TopicPart};
+use super::{migrations, roles};
+use crate::config::{Config, Missing, Outbox, TableName, TopicPart};
 use crate::source::{quote_identifier, quote_literal};
 
 /// Everything that setup would run in an empty database, for an administrator who prefers to run
@@ -11,13 +11,13 @@ pub fn print_sql(config: &Config) -> String {
     let role = quote_identifier(&config.postgres.user);
     let mut text = format!(
         "-- Pillarbox pipeline {}: run in database {} as its owner, then run `pillarbox setup`,\n\
-         -- which creates the replication slot together with the first checkpoint.\n\
-         -- The role needs: ALTER ROLE {role} LOGIN REPLICATION;\n\n",
+         -- which creates the replication slot together with the first checkpoint.\n\n",
         config.pipeline,
         quote_identifier(&config.postgres.database),
     );
-    let mut parts =
-        vec![migrations::statements(0), grants(&config.postgres.user), STATISTICS_COMMENT.to_owned()];
+    let mut parts = vec![roles::create(&config.postgres), migrations::statements(0)];
+    parts.push(roles::grants(&config.postgres));
+    parts.push(STATISTICS_COMMENT.to_owned());
     parts.push(format!("GRANT pg_read_all_stats TO {role};"));
     for outbox in &config.outbox {
         if outbox.table.schema != "public" {
@@ -26,7 +26,11 @@ pub fn print_sql(config: &Config) -> String {
         parts.push(create_table(outbox));
     }
     parts.push(create_publication(config));
+    if config.messages.is_some() {
+        parts.push(emit_comment(&config.postgres.user));
+    }
     parts.extend(config.outbox.iter().map(|outbox| complete_publication(config, &outbox.table)));
+    parts.push(roles::fences(&config.postgres));
     text.push_str(&parts.join("\n\n"));
     text.push('\n');
     text
@@ -34,6 +38,44 @@ pub fn print_sql(config: &Config) -> String {
 
 const STATISTICS_COMMENT: &str = "-- Lets a standby relay see when the active one last replied; without it a relay that hangs is not\n\
      -- replaced before its connection breaks.";
+
+/// Who may emit events: the grants are for the applications, the REVOKE is a superuser's.
+fn emit_comment(role: &str) -> String {
+    let revoke = revoke_messages_anywhere(role).replace('\n', "\n-- ");
+    format!(
+        "-- Each role that emits events needs:\n\
+         --   GRANT USAGE ON SCHEMA pillarbox TO the_application;\n\
+         --   GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pillarbox TO the_application;\n\
+         -- Every role may write logical messages, and so events, until a superuser runs this:\n-- {revoke}"
+    )
+}
+
+/// Takes the right to write logical messages from everybody but the relay and `pillarbox.emit()`,
+/// whatever the server's version: the function has other arguments from 17 on.
+fn revoke_messages_anywhere(role: &str) -> String {
+    let body = format!(
+        "\nDECLARE\n    f regprocedure;\nBEGIN\n    \
+         FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = 'pg_logical_emit_message' LOOP\n        \
+         EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f);\n        \
+         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I, %I', f, {},\n            \
+         (SELECT rolname FROM pg_proc p JOIN pg_roles r ON r.oid = p.proowner WHERE p.oid = 'pillarbox.emit(text,text,text,bytea,jsonb,uuid)'::regprocedure));\n    \
+         END LOOP;\nEND\n",
+        quote_literal(role)
+    );
+    format!("DO {};", dollar_quote(&body))
+}
+
+/// The same for a server whose version is known, in two statements.
+pub(crate) fn revoke_messages(server_version: u32, role: &str) -> String {
+    let flush = if server_version < 170_000 { "" } else { ", boolean" };
+    let functions = ["text", "bytea"]
+        .map(|content| format!("pg_catalog.pg_logical_emit_message(boolean, text, {content}{flush})"))
+        .join(", ");
+    format!(
+        "REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC; GRANT EXECUTE ON FUNCTION {functions} TO {};",
+        quote_identifier(role)
+    )
+}
 
 /// A text between dollar quotes that do not occur in it.
 fn dollar_quote(text: &str) -> String {
@@ -51,16 +93,6 @@ pub(super) fn guarded(condition: &str, statements: &str) -> String {
         dollar_quote(statements)
     );
     format!("DO {};", dollar_quote(&body))
-}
-
-/// What the role of the relay needs on what is ours.
-pub(super) fn grants(role: &str) -> String {
-    let role = quote_identifier(role);
-    format!(
-        "GRANT USAGE ON SCHEMA pillarbox TO {role};\n\
-         GRANT SELECT, INSERT, UPDATE ON pillarbox.lineage TO {role};\n\
-         GRANT SELECT ON pillarbox.migrations TO {role};"
-    )
 }
 
 pub(super) fn create_schema(schema: &str) -> String {
@@ -81,31 +113,44 @@ const TEXT_REQUIRED: &str = "varchar(255) NOT NULL";
 /// Every configured column once, in the order of Debezium's table.
 fn columns(outbox: &Outbox) -> Vec<(String, &'static str)> {
     let mut columns = vec![(outbox.id_column.clone(), "uuid PRIMARY KEY")];
-    for part in outbox.topic.parts() {
-        if let TopicPart::Column(column) = part {
-            columns.push((column.clone(), TEXT_REQUIRED));
-        }
-    }
+    columns.extend(topic_columns(outbox).map(|column| (column, TEXT_REQUIRED)));
     columns.push((outbox.key_column.clone(), TEXT_REQUIRED));
     // Debezium's table has it whether it is relayed or not; applications written for it insert it.
     if outbox.id_column == "id" && outbox.key_column == "aggregateid" && outbox.payload_column == "payload" {
-        columns.push(("type".to_owned(), TEXT_REQUIRED));
+        columns.push((outbox.type_column.clone(), TEXT_REQUIRED));
     }
+    let typed = [
+        (&outbox.timestamp_column, "timestamp"),
+        (&outbox.version_column, "integer"),
+        (&outbox.partition_column, "integer"),
+    ];
+    columns.extend(typed.into_iter().filter_map(|(column, kind)| Some((column.clone()?, kind))));
     columns.extend(outbox.headers.iter().map(|header| (header.column.clone(), "varchar(255)")));
+    columns.extend(outbox.envelope.iter().map(|field| (field.column.clone(), "varchar(255)")));
     columns.push((outbox.payload_column.clone(), "jsonb"));
     let mut seen = std::collections::HashSet::new();
     columns.retain(|(name, _)| seen.insert(name.clone()));
     columns
 }
 
-/// Every column that the configuration names, each once.
-pub(crate) fn column_names(outbox: &Outbox) -> Vec<String> {
-    let mut names = vec![outbox.id_column.clone(), outbox.key_column.clone(), outbox.payload_column.clone()];
-    names.extend(outbox.topic.parts().iter().filter_map(|part| match part {
+fn topic_columns(outbox: &Outbox) -> impl Iterator<Item = String> {
+    outbox.topic.parts().iter().filter_map(|part| match part {
         TopicPart::Column(column) => Some(column.clone()),
         TopicPart::Literal(_) => None,
-    }));
-    names.extend(outbox.headers.iter().map(|header| header.column.clone()));
+    })
+}
+
+/// Every column that the events of a table need, each once.
+pub(crate) fn column_names(outbox: &Outbox) -> Vec<String> {
+    let mut names = vec![outbox.id_column.clone(), outbox.key_column.clone(), outbox.payload_column.clone()];
+    names.extend(topic_columns(outbox));
+    names.extend(outbox.timestamp_column.clone());
+    names.extend(outbox.version_column.clone());
+    if outbox.missing == Missing::Stop {
+        names.extend(outbox.headers.iter().map(|header| header.column.clone()));
+        names.extend(outbox.envelope.iter().map(|field| field.column.clone()));
+        names.extend(outbox.partition_column.clone());
+    }
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     names
@@ -116,10 +161,11 @@ pub(crate) fn column_names(outbox: &Outbox) -> Vec<String> {
 pub(super) fn create_publication(config: &Config) -> String {
     let tables: Vec<String> = config.outbox.iter().map(|outbox| qualified(&outbox.table)).collect();
     let name = &config.postgres.publication;
+    // Without tables it publishes messages alone, which no publication filters.
+    let tables = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
     let create = format!(
-        "CREATE PUBLICATION {} FOR TABLE {} WITH (publish = 'insert', publish_via_partition_root = true)",
-        quote_identifier(name),
-        tables.join(", ")
+        "CREATE PUBLICATION {}{tables} WITH (publish = 'insert', publish_via_partition_root = true)",
+        quote_identifier(name)
     );
     guarded(
         &format!("NOT EXISTS (SELECT FROM pg_publication WHERE pubname = {})", quote_literal(name)),

@@ -61,6 +61,8 @@ pub async fn connect(config: &Config) -> Result<Cluster, Fault> {
         client_id: format!("pillarbox-{}", config.pipeline),
         connect_timeout: CONNECT_TIMEOUT,
         request_timeout: REQUEST_TIMEOUT,
+        tls: config.kafka.tls.clone(),
+        sasl: config.kafka.sasl.clone(),
     })
     .await
     .map_err(|error| kafka_fault(&error, &format!("cannot connect to Kafka at {brokers}")))

@@ -24,6 +24,16 @@ pub(super) struct Answer<'a> {
     pub(super) body: &'a [u8],
 }
 
+/// What a login over a connection can be bound to.
+pub(super) enum Binding {
+    /// There is no TLS.
+    Plaintext,
+    /// The server's certificate has no hash of its own.
+    None,
+    /// The hash of the server's certificate.
+    EndPoint(Vec<u8>),
+}
+
 impl Channel {
     pub(super) fn new(socket: Socket) -> Self {
         Self { socket, frames: Frames::new() }
@@ -32,7 +42,7 @@ impl Channel {
     pub(super) fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), SourceError> {
         self.socket.write_all(bytes, deadline).map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => SourceError::TimedOut,
-            _ => SourceError::Broken(error),
+            _ => SourceError::broken(error),
         })
     }
 
@@ -48,17 +58,25 @@ impl Channel {
     }
 
     fn fill(&mut self, deadline: Instant) -> Result<(), SourceError> {
-        if !self.socket.wait_readable(deadline).map_err(SourceError::Broken)? {
+        if !self.socket.wait_readable(deadline).map_err(SourceError::broken)? {
             return Err(SourceError::TimedOut);
         }
         let buffer = self.frames.buffer();
-        match self.socket.read(buffer.room()).map_err(SourceError::Broken)? {
+        match self.socket.read(buffer.room()).map_err(SourceError::broken)? {
             None => Ok(()),
             Some(0) => Err(SourceError::Closed),
             Some(bytes) => {
                 buffer.received(bytes);
                 Ok(())
             }
+        }
+    }
+
+    /// What a login can be bound to; none without TLS.
+    pub(super) fn binding(&self) -> Binding {
+        match &self.socket {
+            Socket::Tls(stream) => stream.binding().map_or(Binding::None, Binding::EndPoint),
+            Socket::Tcp(_) | Socket::Unix(_) => Binding::Plaintext,
         }
     }
 

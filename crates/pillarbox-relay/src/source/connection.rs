@@ -14,9 +14,8 @@ use super::link::Stream;
 use super::message::{Fields, parse_data_row};
 use super::options::PROTOCOL_VERSION;
 use super::quote::{quote_identifier, quote_literal};
-use super::socket::Socket;
-use super::startup;
-use crate::config;
+use super::{secure, startup};
+use crate::config::{self, TlsMode, Transport};
 
 /// The slot must be read from disk and a snapshot be found; seconds on a sick server, never more.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -63,16 +62,33 @@ impl Connection {
         timeout: Duration,
     ) -> Result<Self, SourceError> {
         let deadline = Instant::now() + timeout;
-        let mut channel = Channel::new(Socket::connect(settings, deadline)?);
-        match startup::open_session(&mut channel, settings, application_name, deadline) {
-            Ok(server_version) => Ok(Self { channel, server_version, in_step: true, ran_sql: false }),
-            Err(SourceError::Server(error))
-                if error.refuses_host() && startup::offers_tls(settings, deadline) =>
-            {
-                Err(SourceError::TlsRequired(error))
+        let mut refused = None;
+        for way in settings.tls.transports(&settings.host) {
+            match Self::connect_by(*way, settings, application_name, deadline) {
+                Err(error) if error.another_way_may_help() => refused = refused.or(Some(error)),
+                result => return result,
             }
-            Err(error) => Err(error),
         }
+        Err(match refused {
+            Some(SourceError::Server(error))
+                if settings.tls.mode == TlsMode::Disable && secure::offers_tls(settings, deadline) =>
+            {
+                SourceError::TlsRequired(error)
+            }
+            Some(error) => error,
+            None => SourceError::TlsNotOffered,
+        })
+    }
+
+    fn connect_by(
+        way: Transport,
+        settings: &config::Postgres,
+        application_name: &str,
+        deadline: Instant,
+    ) -> Result<Self, SourceError> {
+        let mut channel = Channel::new(secure::connect(settings, way, deadline)?);
+        let server_version = startup::open_session(&mut channel, settings, application_name, deadline)?;
+        Ok(Self { channel, server_version, in_step: true, ran_sql: false })
     }
 
     /// As `server_version_num`: 180004 is 18.4.

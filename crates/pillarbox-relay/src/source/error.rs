@@ -7,11 +7,12 @@
 use std::fmt;
 use std::io;
 
+use pillarbox_tls::Failure;
 use thiserror::Error;
 
 use super::buffer::FRAME_BYTES_MAX;
 use super::socket::address;
-use crate::config;
+use crate::config::{self, Transport};
 use crate::error::{Code, Fault};
 
 /// Why the connection or the stream cannot go on.
@@ -48,6 +49,15 @@ pub enum SourceError {
     /// The server has no entry for a connection without TLS, but offers TLS.
     #[error("{0}")]
     TlsRequired(Box<ServerError>),
+    /// The server speaks no TLS, and the settings demand it.
+    #[error("the server does not offer TLS")]
+    TlsNotOffered,
+    /// The connection could not be secured.
+    #[error("{0}")]
+    Tls(Failure),
+    /// The settings demand that a login is bound to the connection.
+    #[error("channel_binding=require cannot be met: {0}")]
+    BindingMissing(&'static str),
     /// The server wants a password and none is configured.
     #[error("the server asks for a password and none is configured")]
     PasswordMissing,
@@ -126,18 +136,44 @@ pub struct Attempt<'a> {
 }
 
 impl SourceError {
+    /// A broken socket, or what the TLS on it met.
+    pub(super) fn broken(error: io::Error) -> Self {
+        Failure::of_io(&error).map_or(Self::Broken(error), Self::Tls)
+    }
+
+    /// The server was reached and did not want this connection; it may want one that is secured otherwise.
+    pub(super) fn another_way_may_help(&self) -> bool {
+        match self {
+            Self::Server(error) => error.refuses_host(),
+            Self::Tls(failure) => !matches!(failure, Failure::File { .. }),
+            _ => false,
+        }
+    }
+
     /// The error as a person meets it.
     pub fn fault(&self, attempt: &Attempt<'_>) -> Fault {
         let settings = attempt.settings;
         let (code, hint) = match self {
             Self::Server(error) => return server_fault(error, attempt),
-            Self::TlsRequired(_) => (Code::PgTlsRequired, Some(hba_hint(settings, true))),
+            Self::Tls(failure) => return tls_fault(failure, attempt),
+            Self::TlsRequired(error) => return tls_required(server_fault(error, attempt)),
+            Self::TlsNotOffered => (
+                Code::PgTlsNotOffered,
+                Some("ALTER SYSTEM SET ssl = on, with a certificate, and reload; or write `postgres.tls: disable` where the network may carry plaintext".to_owned()),
+            ),
+            Self::BindingMissing(_) => (
+                Code::PgAuthentication,
+                Some("use TLS, the method scram-sha-256 and a certificate signed with RSA or ECDSA; or channel_binding=prefer".to_owned()),
+            ),
             Self::Resolve { .. } => (Code::PgUnreachable, Some("check the host in postgres.url".to_owned())),
             Self::Unreachable { .. } | Self::TimedOut => (
                 Code::PgUnreachable,
                 Some(format!("check that Postgres runs and listens on {}", address(settings))),
             ),
-            Self::PasswordMissing => (Code::PgAuthentication, Some("set postgres.password".to_owned())),
+            Self::PasswordMissing => (
+                Code::PgAuthentication,
+                Some("set postgres.password, or a line in ~/.pgpass (mode 0600)".to_owned()),
+            ),
             Self::AuthenticationUnsupported(_) => (
                 Code::PgAuthentication,
                 Some("use the method scram-sha-256 for this role in pg_hba.conf".to_owned()),
@@ -164,6 +200,43 @@ impl SourceError {
             None => fault,
         }
     }
+}
+
+/// A refusal by a server that would have spoken TLS.
+pub(crate) fn tls_required(refusal: Fault) -> Fault {
+    let hint =
+        "set postgres.tls to verify-full, with the authority that issued the server's certificate as ca";
+    Fault { code: Code::PgTlsRequired, ..refusal }.hint(hint)
+}
+
+/// What keeps a connection from being secured, whatever connection it was to be.
+pub(crate) fn tls_fault(failure: &Failure, attempt: &Attempt<'_>) -> Fault {
+    let host = &attempt.settings.host;
+    let (code, hint) = match failure {
+        Failure::File { .. } => (Code::ConfigValue, "check the paths in postgres.tls".to_owned()),
+        Failure::Untrusted { .. } => (
+            Code::PgCertificateUntrusted,
+            "set postgres.tls.ca to the certificate of the authority that issued the server's".to_owned(),
+        ),
+        Failure::Name { .. } => (
+            Code::PgCertificateName,
+            format!("connect by a name that the certificate holds, or issue one with subjectAltName {host}"),
+        ),
+        Failure::Expired { .. } => {
+            (Code::PgCertificateExpired, "renew the server's certificate, or correct a clock".to_owned())
+        }
+        Failure::Refused { .. } => (
+            Code::PgClientCertificate,
+            "set postgres.tls.cert and key to a certificate that the server's ssl_ca_file has issued"
+                .to_owned(),
+        ),
+        Failure::NotTls | Failure::Closed | Failure::Handshake { .. } => (
+            Code::PgTlsFailed,
+            "compare ssl_min_protocol_version and ssl_ciphers: this program speaks TLS 1.2 and 1.3"
+                .to_owned(),
+        ),
+    };
+    Fault::new(code, attempt.message).because(failure).hint(hint)
 }
 
 /// What an error of the server means, whatever connection it came by.
@@ -209,7 +282,7 @@ fn server_hint(code: Code, settings: &config::Postgres) -> Option<String> {
     let role = super::quote_identifier(&settings.user);
     Some(match code {
         Code::PgAuthentication => format!("check postgres.password and that role {role} may log in"),
-        Code::PgNoEntry => hba_hint(settings, false),
+        Code::PgNoEntry => hba_hint(settings),
         Code::PgNoDatabase => "check the database in postgres.url".to_owned(),
         Code::PgNoReplicationRole => format!("ALTER ROLE {role} REPLICATION;"),
         Code::PgPrivilege => "run `pillarbox setup --print-sql`: it prints the grants this role needs".to_owned(),
@@ -231,20 +304,15 @@ fn server_hint(code: Code, settings: &config::Postgres) -> Option<String> {
 
 /// The line for `pg_hba.conf`. A replication connection that names a database is matched by the
 /// database's name, not by the keyword `replication`.
-fn hba_hint(settings: &config::Postgres, tls_offered: bool) -> String {
-    let line = format!(
-        "host {} {} <address of this host> scram-sha-256",
+fn hba_hint(settings: &config::Postgres) -> String {
+    let secured = settings.tls.transports(&settings.host) == [Transport::Tls];
+    format!(
+        "add to pg_hba.conf: `{} {} {} <address of this host> scram-sha-256`, then `SELECT pg_reload_conf();`{}",
+        if secured { "hostssl" } else { "host" },
         super::quote_identifier(&settings.database),
-        super::quote_identifier(&settings.user)
-    );
-    let reload = "then `SELECT pg_reload_conf();`";
-    if tls_offered {
-        format!(
-            "connections are not encrypted by this version; if pg_hba.conf may allow that, add `{line}`, {reload}"
-        )
-    } else {
-        format!("add to pg_hba.conf: `{line}`, {reload}")
-    }
+        super::quote_identifier(&settings.user),
+        if secured { "; if the server asks for a certificate: set postgres.tls.cert and key" } else { "" },
+    )
 }
 
 #[cfg(test)]
@@ -260,6 +328,8 @@ mod tests {
             database: "shop".into(),
             slot: "s".into(),
             publication: "p".into(),
+            tls: config::PostgresTls::default(),
+            sql: None,
         }
     }
 

@@ -62,14 +62,17 @@ impl Link {
         let wake_fd = PollFd::from_borrowed_fd(wake.fd(), PollFlags::IN);
         let socket_fd = PollFd::new(&self.socket, PollFlags::IN);
         let mut fds = [wake_fd, socket_fd];
+        // Decrypted bytes that the kernel knows nothing of: only look whether there is a wake, too.
+        let held = want_read && self.socket.holds_bytes();
+        let timeout = if held { Duration::ZERO } else { timeout };
         // A socket that is not wanted is left out: its hang-up would end every wait at once.
         let count = if want_read { 2 } else { 1 };
         match poll(&mut fds[..count], Some(&timespec(timeout))) {
-            Ok(0) | Err(Errno::INTR) => return Ok(Readiness::default()),
+            Ok(0) | Err(Errno::INTR) => return Ok(Readiness { readable: held, woken: false }),
             Ok(_) => {}
             Err(error) => return Err(error.into()),
         }
-        let readable = want_read && !fds[1].revents().is_empty();
+        let readable = held || want_read && !fds[1].revents().is_empty();
         let woken = !fds[0].revents().is_empty() && wake.take();
         Ok(Readiness { readable, woken })
     }
@@ -85,7 +88,7 @@ impl Link {
         if room.is_empty() {
             return Ok(0);
         }
-        match self.socket.read(room).map_err(SourceError::Broken)? {
+        match self.socket.read(room).map_err(SourceError::broken)? {
             None => Ok(0),
             Some(0) => Err(SourceError::Closed),
             Some(bytes) => {
@@ -102,7 +105,7 @@ impl Link {
     /// [`SourceError::Broken`]; then the stream is over.
     pub fn send_status(&mut self, flushed: Lsn, reply_requested: bool) -> Result<(), SourceError> {
         let status = encode_status(flushed, now(), reply_requested);
-        self.socket.write_all(&status, Instant::now() + WRITE_TIMEOUT).map_err(SourceError::Broken)
+        self.socket.write_all(&status, Instant::now() + WRITE_TIMEOUT).map_err(SourceError::broken)
     }
 
     /// Ends the stream in good order, so that the server has seen the last status and frees the
@@ -111,7 +114,8 @@ impl Link {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         // CopyDone, Terminate.
         let goodbye = [b'c', 0, 0, 0, 4, b'X', 0, 0, 0, 4];
-        if self.socket.write_all(&goodbye, deadline).is_err() || self.socket.shutdown_write().is_err() {
+        if self.socket.write_all(&goodbye, deadline).is_err() || self.socket.shutdown_write(deadline).is_err()
+        {
             return;
         }
         // Closing with unread bytes resets the connection, which can overtake the status.

@@ -26,8 +26,10 @@ mod link;
 mod message;
 mod options;
 mod quote;
+mod secure;
 mod socket;
 mod startup;
+mod tls;
 mod wake;
 
 pub use catalog::{Publication, PublicationState, PublishedTable, SlotInfo, SystemInfo, TimelineSwitch};
@@ -39,4 +41,5 @@ pub use message::Notice;
 pub use quote::{quote_identifier, quote_literal};
 pub use wake::Wake;
 
-pub(crate) use error::server_fault;
+pub(crate) use error::{server_fault, tls_fault, tls_required};
+pub(crate) use secure::offers_tls;

@@ -1,6 +1,5 @@
-//! The byte stream to the server: the one place that knows whether it is TCP or a Unix socket, and
-//! where TLS will live. Always non-blocking underneath; a wait has a deadline. Never interprets a
-//! byte.
+//! The byte stream to the server: the one place that knows whether it is TCP, TLS or a Unix socket.
+//! Always non-blocking underneath; a wait has a deadline. Never interprets a byte.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -13,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::error::SourceError;
+use super::tls::TlsStream;
 use crate::config;
 
 /// Silence after which the kernel probes the peer. A dead host must be noticed before its slot's
@@ -29,6 +29,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream>),
 }
 
 /// Where `settings` points to, for people: `db:5432` or the path of a Unix socket.
@@ -64,6 +65,8 @@ impl Socket {
     fn prepare(&self) -> io::Result<()> {
         match self {
             Socket::Unix(socket) => socket.set_nonblocking(true),
+            // Secured only after it was prepared.
+            Socket::Tls(_) => Ok(()),
             Socket::Tcp(socket) => {
                 socket.set_nodelay(true)?;
                 sockopt::set_socket_keepalive(socket, true)?;
@@ -76,22 +79,17 @@ impl Socket {
         }
     }
 
-    /// Waits until the socket is readable. `false` when `deadline` passed first.
-    pub(super) fn wait_readable(&self, deadline: Instant) -> io::Result<bool> {
-        self.wait(PollFlags::IN, deadline)
+    /// Bytes were received and not read, so that a wait for the kernel could be one for ever.
+    pub(super) fn holds_bytes(&self) -> bool {
+        matches!(self, Socket::Tls(stream) if stream.holds_bytes())
     }
 
-    fn wait(&self, interest: PollFlags, deadline: Instant) -> io::Result<bool> {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let mut fds = [PollFd::from_borrowed_fd(self.as_fd(), interest)];
-            match poll(&mut fds, Some(&timespec(left))) {
-                Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+    /// Waits until the socket is readable. `false` when `deadline` passed first.
+    pub(super) fn wait_readable(&self, deadline: Instant) -> io::Result<bool> {
+        if self.holds_bytes() {
+            return Ok(true);
         }
+        wait(self.as_fd(), PollFlags::IN, deadline)
     }
 
     /// Reads what is there. `None` when that is nothing; `Some(0)` at the end of the stream.
@@ -100,6 +98,7 @@ impl Socket {
             let result = match self {
                 Socket::Tcp(socket) => socket.read(buffer),
                 Socket::Unix(socket) => socket.read(buffer),
+                Socket::Tls(stream) => stream.read(buffer),
             };
             match result {
                 Ok(bytes) => return Ok(Some(bytes)),
@@ -117,13 +116,14 @@ impl Socket {
             let result = match self {
                 Socket::Tcp(socket) => socket.write(bytes),
                 Socket::Unix(socket) => socket.write(bytes),
+                Socket::Tls(stream) => return stream.write_all(bytes, deadline),
             };
             match result {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => bytes = &bytes[written..],
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if !self.wait(PollFlags::OUT, deadline)? {
+                    if !wait(self.as_fd(), PollFlags::OUT, deadline)? {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
@@ -134,10 +134,11 @@ impl Socket {
     }
 
     /// Tells the server that nothing more comes.
-    pub(super) fn shutdown_write(&self) -> io::Result<()> {
+    pub(super) fn shutdown_write(&mut self, deadline: Instant) -> io::Result<()> {
         match self {
             Socket::Tcp(socket) => socket.shutdown(std::net::Shutdown::Write),
             Socket::Unix(socket) => socket.shutdown(std::net::Shutdown::Write),
+            Socket::Tls(stream) => stream.shutdown_write(deadline),
         }
     }
 }
@@ -147,6 +148,21 @@ impl AsFd for Socket {
         match self {
             Socket::Tcp(socket) => socket.as_fd(),
             Socket::Unix(socket) => socket.as_fd(),
+            Socket::Tls(stream) => stream.as_fd(),
+        }
+    }
+}
+
+/// Waits for the kernel; `false` when `deadline` passed first.
+pub(super) fn wait(fd: BorrowedFd<'_>, interest: PollFlags, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::from_borrowed_fd(fd, interest)];
+        match poll(&mut fds, Some(&timespec(left))) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -185,6 +201,8 @@ mod tests {
             database: "d".into(),
             slot: "s".into(),
             publication: "p".into(),
+            tls: config::PostgresTls::default(),
+            sql: None,
         };
         assert_eq!(address(&settings("db")), "db:5432");
         assert_eq!(address(&settings("::1")), "[::1]:5432");

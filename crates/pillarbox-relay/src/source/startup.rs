@@ -8,15 +8,14 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use postgres_protocol::authentication::sasl::{self, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
 use postgres_protocol::message::frontend;
 
-use super::channel::Channel;
+use super::channel::{Binding, Channel};
 use super::error::SourceError;
 use super::message::{Fields, split_cstr, take};
 use super::options::SESSION_OPTIONS;
-use super::socket::Socket;
-use crate::config;
+use crate::config::{self, ChannelBinding};
 
 /// Opens a session; returns the server's version as `server_version_num` spells it.
 pub(super) fn open_session(
@@ -36,21 +35,6 @@ pub(super) fn open_session(
     send(channel, deadline, |buffer| frontend::startup_message(parameters, buffer))?;
     authenticate(channel, settings, deadline)?;
     await_ready(channel, deadline)
-}
-
-/// True when the server at `settings` would speak TLS. Used to explain a refusal, never to connect.
-pub(super) fn offers_tls(settings: &config::Postgres, deadline: Instant) -> bool {
-    let ask = || -> Result<bool, SourceError> {
-        let mut socket = Socket::connect(settings, deadline)?;
-        let mut request = BytesMut::new();
-        frontend::ssl_request(&mut request);
-        socket.write_all(&request, deadline).map_err(SourceError::Broken)?;
-        let mut answer = [0];
-        let readable = socket.wait_readable(deadline).map_err(SourceError::Broken)?;
-        let read = if readable { socket.read(&mut answer).map_err(SourceError::Broken)? } else { None };
-        Ok(read == Some(1) && answer == *b"S")
-    };
-    ask().unwrap_or(false)
 }
 
 fn send(
@@ -81,6 +65,10 @@ fn authenticate(
     deadline: Instant,
 ) -> Result<(), SourceError> {
     let (kind, data) = receive_request(channel, deadline)?;
+    let must_bind = settings.tls.channel_binding == ChannelBinding::Require;
+    if must_bind && kind != request::SASL {
+        return Err(SourceError::BindingMissing("the server asks for no SCRAM login"));
+    }
     if kind == request::OK {
         return Ok(());
     }
@@ -96,7 +84,11 @@ fn authenticate(
             let hash = md5_hash(settings.user.as_bytes(), password()?.as_bytes(), salt);
             send(channel, deadline, |buffer| frontend::password_message(hash.as_bytes(), buffer))?;
         }
-        request::SASL => scram(channel, &data, password()?, deadline)?,
+        request::SASL => {
+            let offered = Offered::parse(&data)?;
+            let (name, binding) = choose(settings.tls.channel_binding, &offered, channel.binding())?;
+            scram(channel, ScramSha256::new(password()?.as_bytes(), binding), name, deadline)?;
+        }
         request::GSS => return Err(SourceError::AuthenticationUnsupported("GSSAPI")),
         request::SSPI => return Err(SourceError::AuthenticationUnsupported("SSPI")),
         _ => return Err(SourceError::AuthenticationUnsupported("a method this version does not know")),
@@ -107,20 +99,67 @@ fn authenticate(
     }
 }
 
-/// SCRAM-SHA-256 without channel binding, which plaintext does not have. Proves the server, too.
+/// The SASL mechanisms of the server that we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Offered {
+    scram: bool,
+    scram_plus: bool,
+}
+
+impl Offered {
+    fn parse(mechanisms: &[u8]) -> Result<Self, SourceError> {
+        let mut offered = Self::default();
+        let mut rest = mechanisms;
+        loop {
+            let name;
+            (name, rest) = split_cstr(rest)?;
+            if name.is_empty() {
+                return Ok(offered);
+            }
+            offered.scram |= name == SCRAM_SHA_256.as_bytes();
+            offered.scram_plus |= name == SCRAM_SHA_256_PLUS.as_bytes();
+        }
+    }
+}
+
+/// The strongest mechanism that both sides have. What is said of the other one is part of the proof: whoever
+/// takes it out of the offer on the way is found out.
+fn choose(
+    wanted: ChannelBinding,
+    offered: &Offered,
+    binding: Binding,
+) -> Result<(&'static str, sasl::ChannelBinding), SourceError> {
+    let bound = match binding {
+        Binding::Plaintext if wanted == ChannelBinding::Require => {
+            return Err(SourceError::BindingMissing("the connection is not encrypted"));
+        }
+        _ if wanted == ChannelBinding::Disable => None,
+        Binding::EndPoint(hash) => Some(hash),
+        Binding::Plaintext | Binding::None => None,
+    };
+    match bound {
+        Some(hash) if offered.scram_plus => {
+            Ok((SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(hash)))
+        }
+        _ if wanted == ChannelBinding::Require => {
+            Err(SourceError::BindingMissing("the server or its certificate cannot do it"))
+        }
+        _ if !offered.scram => {
+            Err(SourceError::AuthenticationUnsupported("a SASL mechanism other than SCRAM-SHA-256"))
+        }
+        Some(_) => Ok((SCRAM_SHA_256, sasl::ChannelBinding::unrequested())),
+        None => Ok((SCRAM_SHA_256, sasl::ChannelBinding::unsupported())),
+    }
+}
+
+/// The exchange itself. Proves the server, too.
 fn scram(
     channel: &mut Channel,
-    mechanisms: &[u8],
-    password: &str,
+    mut scram: ScramSha256,
+    mechanism: &str,
     deadline: Instant,
 ) -> Result<(), SourceError> {
-    if !offers_scram(mechanisms)? {
-        return Err(SourceError::AuthenticationUnsupported("a SASL mechanism other than SCRAM-SHA-256"));
-    }
-    let mut scram = ScramSha256::new(password.as_bytes(), ChannelBinding::unsupported());
-    send(channel, deadline, |buffer| {
-        frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), buffer)
-    })?;
+    send(channel, deadline, |buffer| frontend::sasl_initial_response(mechanism, scram.message(), buffer))?;
     let (request::SASL_CONTINUE, challenge) = receive_request(channel, deadline)? else {
         return Err(SourceError::Malformed("a SASL exchange that stops"));
     };
@@ -130,17 +169,6 @@ fn scram(
         return Err(SourceError::Malformed("a SASL exchange that stops"));
     };
     scram.finish(&proof).map_err(|_| SourceError::ServerUnproven)
-}
-
-fn offers_scram(mechanisms: &[u8]) -> Result<bool, SourceError> {
-    let mut rest = mechanisms;
-    loop {
-        let name;
-        (name, rest) = split_cstr(rest)?;
-        if name.is_empty() || name == SCRAM_SHA_256.as_bytes() {
-            return Ok(!name.is_empty());
-        }
-    }
 }
 
 fn receive_request(channel: &mut Channel, deadline: Instant) -> Result<(i32, Vec<u8>), SourceError> {
@@ -214,9 +242,27 @@ mod tests {
     }
 
     #[test]
-    fn scram_is_found_among_the_mechanisms() {
-        assert!(offers_scram(b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0").expect("a list"));
-        assert!(!offers_scram(b"SCRAM-SHA-256-PLUS\0\0").expect("a list"));
-        assert!(offers_scram(b"OAUTHBEARER").is_err());
+    fn the_strongest_mechanism_of_both_sides_is_chosen() {
+        let both = Offered::parse(b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0").expect("a list");
+        let plain = Offered::parse(b"SCRAM-SHA-256\0\0").expect("a list");
+        assert!(Offered::parse(b"OAUTHBEARER").is_err());
+        let (disable, prefer, require) =
+            (ChannelBinding::Disable, ChannelBinding::Prefer, ChannelBinding::Require);
+        let end_point = || Binding::EndPoint(vec![1]);
+        for (wanted, offered, binding, chosen) in [
+            (prefer, both, end_point(), Some(SCRAM_SHA_256_PLUS)),
+            (require, both, end_point(), Some(SCRAM_SHA_256_PLUS)),
+            (disable, both, end_point(), Some(SCRAM_SHA_256)),
+            (prefer, plain, end_point(), Some(SCRAM_SHA_256)),
+            (prefer, both, Binding::None, Some(SCRAM_SHA_256)),
+            (prefer, plain, Binding::Plaintext, Some(SCRAM_SHA_256)),
+            (require, plain, end_point(), None),
+            (require, both, Binding::None, None),
+            (require, plain, Binding::Plaintext, None),
+            (prefer, Offered::default(), end_point(), None),
+        ] {
+            let name = choose(wanted, &offered, binding).ok().map(|(name, _)| name);
+            assert_eq!(name, chosen, "{wanted:?} {offered:?}");
+        }
     }
 }

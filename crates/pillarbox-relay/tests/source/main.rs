@@ -4,5 +4,6 @@
 
 mod catalog;
 mod refusals;
+mod secured;
 mod site;
 mod streams;

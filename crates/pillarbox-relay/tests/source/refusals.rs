@@ -58,6 +58,8 @@ fn settings(listener: &TcpListener) -> config::Postgres {
         database: "d".into(),
         slot: "s".into(),
         publication: "p".into(),
+        tls: Default::default(),
+        sql: None,
     }
 }
 
@@ -97,7 +99,8 @@ fn a_server_that_insists_on_tls_is_told_from_one_without_an_entry() {
     let refusal = [&b"E"[..], &length, &body[..]].concat();
     for (tls, code) in [(b"S", Code::PgTlsRequired), (b"N", Code::PgNoEntry)] {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let settings = settings(&listener);
+        let mut settings = settings(&listener);
+        settings.tls.mode = config::TlsMode::Disable;
         let refusal = refusal.clone();
         let server = std::thread::spawn(move || (answer(&listener, &refusal), answer(&listener, tls)));
         let error = Connection::connect(&settings, "pillarbox/test", LONG).expect_err("a refusal");

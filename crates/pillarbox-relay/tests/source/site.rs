@@ -60,6 +60,8 @@ impl Site {
             database: "shop".into(),
             slot: "s".into(),
             publication: "p".into(),
+            tls: Default::default(),
+            sql: None,
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Needs no server: what servers and the Java client said is kept in `tests/data`, with the programs that asked them.
 
+mod compression;
 mod model;
 mod pgoutput;
 mod postgres_stream;

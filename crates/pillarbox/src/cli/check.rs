@@ -20,6 +20,9 @@ pub(super) struct Arguments {
     /// Show what is in order, too
     #[arg(short, long)]
     verbose: bool,
+    /// Print the Kafka ACLs that the pipeline needs, and do nothing
+    #[arg(long)]
+    print_acls: bool,
 }
 
 impl Arguments {
@@ -29,6 +32,9 @@ impl Arguments {
 
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.file.load()?.config;
+        if self.print_acls {
+            return super::print(check::print_acls(&config).as_bytes());
+        }
         super::block_on(async move {
             let findings = check::run(&config).await;
             let text = match self.output {

@@ -126,7 +126,7 @@ impl Show {
             let message = format!("dead letter {} is damaged", letter.position);
             Fault::new(Code::DeadLetterTopicUnfit, message).because(error)
         })?;
-        let names = letter.shape.columns.iter().map(|(name, _)| name.as_str());
+        let names = letter.shape.columns.iter().map(|(name, ..)| name.as_str());
         let values: Vec<(&str, Option<&[u8]>)> = names.zip(tuple.columns().map(value)).collect();
         match (&self.column, self.output) {
             (Some(name), _) => {

@@ -1,8 +1,10 @@
 //! The `kafka` section.
 
+mod security;
+
 use std::time::Duration;
 
-use pillarbox_relay::config::{Kafka, TRANSACTION_IDS_OWNED, Topics, Transaction};
+use pillarbox_relay::config::{Compression, Kafka, TRANSACTION_IDS_OWNED, Topics, Transaction};
 use pillarbox_relay::error::Code;
 
 use super::problem::Problem;
@@ -32,13 +34,20 @@ const PARTITIONS_MAX: i32 = 10_000;
 /// Reads the section; `None` when something was reported.
 pub(super) fn read(context: &Context<'_>, section: &Section<'_>) -> Option<Kafka> {
     let brokers = brokers(context, section);
-    let plaintext = "remove it: this version speaks to plaintext listeners only";
-    section.unsupported("tls", &["disable"], plaintext);
-    section.unsupported("sasl", &[], plaintext);
-    compression(section);
+    let tls = security::tls(context, section);
+    let sasl = security::sasl(context, section);
+    let compression = section
+        .parse("compression", |text| text.parse::<Compression>().map_err(|expected| expected.to_string()));
     let topics = topics(section);
     let transaction = transaction(section);
-    Some(Kafka { brokers: brokers?, topics, transaction })
+    Some(Kafka {
+        brokers: brokers?,
+        compression: compression.unwrap_or_default(),
+        tls: tls?,
+        sasl: sasl?,
+        topics,
+        transaction,
+    })
 }
 
 fn brokers(context: &Context<'_>, section: &Section<'_>) -> Option<Vec<String>> {
@@ -92,17 +101,6 @@ fn broker(text: &str) -> Result<String, String> {
     };
     let port_is_legal = port.parse::<u16>().is_ok_and(|port| port > 0);
     if host_is_legal && port_is_legal { Ok(text.to_owned()) } else { Err(expected()) }
-}
-
-fn compression(section: &Section<'_>) {
-    let known = section.parse("compression", |text| match text {
-        "none" => Ok(true),
-        "lz4" | "zstd" | "snappy" | "gzip" => Ok(false),
-        _ => Err("expected none (lz4, zstd, snappy and gzip come with a later version)".to_owned()),
-    });
-    if let (Some(false), Some(node)) = (known, section.node("compression")) {
-        section.unsupported_at("compression", node.place, "remove it, or write `compression: none`");
-    }
 }
 
 fn topics(section: &Section<'_>) -> Topics {

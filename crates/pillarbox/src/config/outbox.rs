@@ -1,14 +1,27 @@
 //! The `outbox` section: one table or a list of them.
 
-use pillarbox_relay::config::{HeaderColumn, OnError, Outbox, TableName, TopicTemplate};
+use pillarbox_relay::config::{
+    EmptyPayload, EnvelopeColumn, Expand, Format, HEADERS_MAX, HeaderColumn, Missing, OnError, Outbox,
+    TableName, TopicPattern, TopicTemplate, Updates,
+};
 use pillarbox_relay::error::Code;
+use pillarbox_relay::outbox::TOPIC_PARTS_MAX;
+use pillarbox_wire::topic::validate_topic_name;
 
 use super::problem::Problem;
-use super::reader::{Context, Section};
+use super::reader::{Context, Section, parsed, scalar};
 use super::tree::{Node, Value};
 
 /// Headers that Pillarbox writes itself.
 const RESERVED_HEADERS: &[&str] = &["id", "pb-pos", "pb-part", "pb-ts", "pb-orig-pos"];
+
+/// Debezium's defaults for a topic by rule.
+const ROUTE_BY: &str = "aggregatetype";
+const ROUTE_REGEX: &str = "(?<routedByValue>.*)";
+const ROUTE_TO: &str = "outbox.event.${routedByValue}";
+
+/// The field of an envelope that holds the payload.
+const PAYLOAD_FIELD: &str = "payload";
 
 /// Most outbox tables of a pipeline: each costs a look-up per relation message; more than this is
 /// a generated file gone wrong.
@@ -16,7 +29,7 @@ const TABLES_MAX: usize = 1_000;
 
 /// Reads the section; `None` when something was reported.
 pub(super) fn read(context: &Context<'_>, root: &Section<'_>) -> Option<Vec<Outbox>> {
-    let hint = "write outbox: { table: public.outbox }";
+    let hint = "write outbox: { table: public.outbox }, or messages: { prefix: outbox }";
     let Some(node) = root.node("outbox") else {
         root.missing("outbox", hint);
         return None;
@@ -50,27 +63,99 @@ fn table(context: &Context<'_>, path: &str, node: &Node) -> Option<Outbox> {
     let section = Section::open(context, path, node)?;
     let name = section
         .required("table", "write table: public.outbox")
-        .and_then(|scalar| super::reader::parsed(context, &section.option("table"), &scalar, table_name));
+        .and_then(|scalar| parsed(context, &section.option("table"), &scalar, table_name));
     let mut outbox = Outbox::debezium(
         name.clone().unwrap_or_else(|| TableName { schema: String::new(), name: String::new() }),
     );
     columns(&section, &mut outbox);
-    let template =
-        section.parse("topic", |text| TopicTemplate::parse(text).map_err(|error| error.to_string()));
-    outbox.topic = template.unwrap_or(outbox.topic);
+    outbox.topics_allowed = topics_allowed(context, &section);
+    topic(context, &section, &mut outbox);
     outbox.headers = headers(context, &section);
-    section.unsupported("key_format", &["text"], "remove it, or write `key_format: text`");
-    outbox.on_error = section.parse("on_error", on_error).unwrap_or(outbox.on_error);
+    outbox.envelope = envelope(context, &section);
+    outbox.partition_column = section.parse("partition", column_name);
+    outbox.missing = section.choice("missing_columns", MISSING).unwrap_or_default();
+    outbox.key_format = section.choice("key_format", FORMAT).unwrap_or_default();
+    value(&section, &mut outbox);
+    outbox.empty_payload = section.choice("empty_payload", EMPTY_PAYLOAD).unwrap_or_default();
+    outbox.updates = section.choice("on_update", UPDATES).unwrap_or_default();
+    outbox.trace_column = section.parse("trace", column_name);
+    headers_fit(&section, &outbox);
+    outbox.on_error = section.choice("on_error", ON_ERROR).unwrap_or_default();
     section.finish();
     name.map(|_| outbox)
 }
 
-fn on_error(text: &str) -> Result<OnError, String> {
-    match text {
-        "stop" => Ok(OnError::Stop),
-        "dead_letter" => Ok(OnError::DeadLetter),
-        _ => Err("expected stop or dead_letter".to_owned()),
+/// The words of the options that have only some.
+pub(super) const FORMAT: &[(&str, Format)] = &[("text", Format::Text), ("json", Format::Json)];
+pub(super) const KEPT: &[(&str, bool)] = &[("drop", false), ("keep", true)];
+pub(super) const EMPTY_PAYLOAD: &[(&str, EmptyPayload)] =
+    &[("keep", EmptyPayload::Keep), ("tombstone", EmptyPayload::Tombstone)];
+pub(super) const UPDATES: &[(&str, Updates)] =
+    &[("warn", Updates::Warn), ("error", Updates::Error), ("stop", Updates::Stop)];
+pub(super) const MISSING: &[(&str, Missing)] = &[("stop", Missing::Stop), ("ignore", Missing::Ignore)];
+pub(super) const ON_ERROR: &[(&str, OnError)] =
+    &[("stop", OnError::Stop), ("dead_letter", OnError::DeadLetter)];
+
+/// A template, or Debezium's rule as a map.
+fn topic(context: &Context<'_>, section: &Section<'_>, outbox: &mut Outbox) {
+    let Some(node) = section.node("topic") else { return };
+    if let Value::Map(_) = node.value {
+        let Some(rule) = Section::open(context, &section.option("topic"), node) else { return };
+        let by = rule.parse("by", column_name).unwrap_or_else(|| ROUTE_BY.to_owned());
+        let regex = written(&rule, "regex").unwrap_or_else(|| ROUTE_REGEX.to_owned());
+        let replacement = written(&rule, "replacement").unwrap_or_else(|| ROUTE_TO.to_owned());
+        rule.finish();
+        match TopicPattern::parse(&regex, &replacement) {
+            Ok(pattern) => {
+                outbox.topic = TopicTemplate::column(by);
+                outbox.pattern = Some(pattern);
+            }
+            Err(error) => section.wrong("topic", error.to_string(), "see docs/debezium.md, topics"),
+        }
+        return;
     }
+    let listed = outbox.topics_allowed.is_some();
+    let parse = if listed { TopicTemplate::parse_listed } else { TopicTemplate::parse };
+    let template = section.parse("topic", |text| {
+        let template = parse(text).map_err(|error| error.to_string())?;
+        let pieces = template.parts().len();
+        if pieces > TOPIC_PARTS_MAX {
+            return Err(format!("expected at most {TOPIC_PARTS_MAX} pieces, it has {pieces}"));
+        }
+        Ok(template)
+    });
+    if let Some(template) = template {
+        outbox.topic = template;
+    }
+}
+
+/// The text as it is written: `${routedByValue}` refers to a group, not to the outside.
+fn written(rule: &Section<'_>, key: &'static str) -> Option<String> {
+    match &rule.node(key)?.value {
+        Value::Scalar(text) => Some(text.clone()),
+        _ => rule.text(key).map(|scalar| scalar.text),
+    }
+}
+
+fn topics_allowed(context: &Context<'_>, section: &Section<'_>) -> Option<Vec<String>> {
+    let node = section.node("topics_allowed")?;
+    let option = section.option("topics_allowed");
+    let Value::List(items) = &node.value else {
+        section.wrong(
+            "topics_allowed",
+            "expected a list of topics".to_owned(),
+            "write topics_allowed: [orders]",
+        );
+        return None;
+    };
+    let legal = |text: &str| validate_topic_name(text.as_bytes()).map_err(|error| error.to_string());
+    let read = items.iter().enumerate().filter_map(|(n, item)| {
+        let option = format!("{option}[{n}]");
+        let name = scalar(context, &option, item)?;
+        parsed(context, &option, &name, legal)?;
+        Some(name.text)
+    });
+    Some(read.collect())
 }
 
 fn columns(section: &Section<'_>, outbox: &mut Outbox) {
@@ -78,31 +163,92 @@ fn columns(section: &Section<'_>, outbox: &mut Outbox) {
     for (key, column) in [
         ("id", &mut outbox.id_column),
         ("key", &mut outbox.key_column),
+        ("type", &mut outbox.type_column),
         ("payload", &mut outbox.payload_column),
     ] {
         if let Some(name) = columns.parse(key, column_name) {
             *column = name;
         }
     }
+    outbox.timestamp_column = columns.parse("timestamp", column_name);
+    outbox.version_column = columns.parse("schema_version", column_name);
     columns.finish();
 }
 
-fn headers(context: &Context<'_>, section: &Section<'_>) -> Vec<HeaderColumn> {
-    let Some(node) = section.node("headers") else { return Vec::new() };
-    let option = section.option("headers");
+/// How the value is written: an envelope and what is expanded are JSON, and say so by being there.
+fn value(section: &Section<'_>, outbox: &mut Outbox) {
+    let expand = section.boolean("expand_json").unwrap_or(false);
+    let (nulls, empty_arrays) =
+        (section.choice("json_nulls", KEPT), section.choice("json_empty_arrays", KEPT));
+    outbox.expand = expand.then(|| Expand {
+        keep_nulls: nulls.unwrap_or_default(),
+        keep_empty_arrays: empty_arrays.unwrap_or_default(),
+    });
+    for (key, set) in [("json_nulls", nulls.is_some()), ("json_empty_arrays", empty_arrays.is_some())] {
+        if set && !expand {
+            section.wrong(key, "nothing is expanded".to_owned(), "write `expand_json: true`, or remove it");
+        }
+    }
+    let needs_json = expand || !outbox.envelope.is_empty();
+    let format = section.choice("value_format", FORMAT);
+    outbox.value_format = format.unwrap_or(if needs_json { Format::Json } else { Format::Text });
+    if needs_json && outbox.value_format == Format::Text {
+        let message = "an envelope and an expanded payload are JSON".to_owned();
+        section.wrong("value_format", message, "write `value_format: json`, or remove it");
+    }
+}
+
+fn headers_fit(section: &Section<'_>, outbox: &Outbox) {
+    let count = outbox.header_names().count();
+    if count > HEADERS_MAX {
+        let message =
+            format!("at most {HEADERS_MAX} columns become headers, a trace counts as 3, found {count}");
+        section.wrong("headers", message, "place fewer columns");
+    }
+}
+
+pub(super) fn headers(context: &Context<'_>, section: &Section<'_>) -> Vec<HeaderColumn> {
+    let hint = "write headers: [{ column: type, name: eventType }]";
+    let read = placements(context, section, "headers", hint, header_name);
+    read.into_iter().map(|(column, name)| HeaderColumn { column, name }).collect()
+}
+
+fn envelope(context: &Context<'_>, section: &Section<'_>) -> Vec<EnvelopeColumn> {
+    let hint = "write envelope: [{ column: type, name: eventType }]";
+    let read = placements(context, section, "envelope", hint, column_name);
+    let mut seen = vec![PAYLOAD_FIELD];
+    for (_, name) in &read {
+        if seen.contains(&name.as_str()) {
+            let message = format!("the envelope has two fields `{name}`");
+            section.wrong("envelope", message, "give one of them another name");
+        }
+        seen.push(name);
+    }
+    read.into_iter().map(|(column, name)| EnvelopeColumn { column, name }).collect()
+}
+
+/// A list of columns with the names they get.
+fn placements(
+    context: &Context<'_>,
+    section: &Section<'_>,
+    key: &'static str,
+    hint: &str,
+    parse: fn(&str) -> Result<String, String>,
+) -> Vec<(String, String)> {
+    let Some(node) = section.node(key) else { return Vec::new() };
+    let option = section.option(key);
     let Value::List(items) = &node.value else {
         let message = format!("{option} must be a list, found {}", node.value.kind());
-        let hint = "write headers: [{ column: type, name: eventType }]";
         context.report(Problem::new(Code::ConfigValue, option, message).at(Some(node.place)).hint(hint));
         return Vec::new();
     };
     let read = items.iter().enumerate().filter_map(|(n, item)| {
         let section = Section::open(context, &format!("{option}[{n}]"), item)?;
-        let column = section.required("column", "name the column that becomes a header");
-        let name = section.parse("name", header_name);
+        let column = section.required("column", "name the column that is placed");
+        let name = section.parse("name", parse);
         section.finish();
         let column = column?.text;
-        Some(HeaderColumn { name: name.unwrap_or_else(|| column.clone()), column })
+        Some((column.clone(), name.unwrap_or(column)))
     });
     read.collect()
 }

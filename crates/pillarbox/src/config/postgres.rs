@@ -1,11 +1,14 @@
-//! The `postgres` section: a libpq URI, or the `PG*` environment, or both.
+//! The `postgres` section: a libpq URI, or the `PG*` environment, or both; `tls` wins over either.
 
-use pillarbox_relay::config::{Postgres, Secret};
+use std::path::{Path, PathBuf};
+
+use pillarbox_relay::config::{ChannelBinding, Postgres, PostgresTls, Secret, SqlRole, TlsMode};
 use pillarbox_relay::error::Code;
 
 use super::problem::{Place, Problem};
 use super::reader::{Context, Scalar, Section};
 use super::uri::{self, Uri, UriError};
+use super::{pgpass, tls};
 
 /// Longest name of a slot or publication: `NAMEDATALEN` - 1.
 const NAME_BYTES_MAX: usize = 63;
@@ -14,7 +17,8 @@ const NAME_BYTES_MAX: usize = 63;
 pub(super) fn read(context: &Context<'_>, section: &Section<'_>, pipeline: &str) -> Option<Postgres> {
     let url = section.text("url");
     let password = section.text("password");
-    tls(section);
+    let secured = section.node("tls").map(|node| (node.place, tls::read(context, section, node)));
+    let sql = sql_role(section);
     let slot = section.parse("slot", slot_name).unwrap_or_else(|| format!("pillarbox_{pipeline}"));
     let publication =
         section.parse("publication", publication_name).unwrap_or_else(|| format!("pillarbox_{pipeline}"));
@@ -28,7 +32,7 @@ pub(super) fn read(context: &Context<'_>, section: &Section<'_>, pipeline: &str)
         let message = "the password is given twice: in postgres.url and in postgres.password";
         surroundings.report(Code::ConfigValue, "password", message, "keep postgres.password");
     }
-    surroundings.ssl_mode(url.is_some());
+    let secured = surroundings.tls(&written, secured);
     let user = surroundings.required("user", written.user, "PGUSER");
     let database = written.database.or_else(|| surroundings.variable("PGDATABASE")).or_else(|| user.clone());
     let host = written.host.or_else(|| surroundings.variable("PGHOST")).unwrap_or("localhost".to_owned());
@@ -36,12 +40,21 @@ pub(super) fn read(context: &Context<'_>, section: &Section<'_>, pipeline: &str)
     let password = password
         .map(|scalar| scalar.text)
         .or(written.password)
-        .or_else(|| surroundings.variable("PGPASSWORD"))
-        .map(Secret::new);
+        .or_else(|| surroundings.variable("PGPASSWORD"));
     if !surroundings.complete {
         return None;
     }
-    Some(Postgres { host, port, user: user?, password, database: database?, slot, publication })
+    let (user, database) = (user?, database?);
+    let file = surroundings.password_file(written.password_file);
+    let look_up = |user: &str| {
+        pgpass::look_up(file.as_ref()?, &pgpass::Login { host: &host, port, database: &database, user })
+    };
+    let password = password.or_else(|| look_up(&user)).map(Secret::new);
+    let sql = sql?.map(|role| SqlRole {
+        password: role.password.or_else(|| look_up(&role.user).map(Secret::new)),
+        user: role.user,
+    });
+    Some(Postgres { host, port, user, password, database, slot, publication, tls: secured?, sql })
 }
 
 /// Reads the URL, or reports what is wrong with it without repeating it.
@@ -55,18 +68,16 @@ fn written(context: &Context<'_>, section: &Section<'_>, scalar: &Scalar) -> Opt
         .ok()
 }
 
-/// `tls: disable` and `tls: { mode: disable }` are what this version can do.
-fn tls(section: &Section<'_>) {
-    use super::tree::Value;
-    let hint = "remove it, or write `tls: { mode: disable }`: this version speaks plaintext only";
-    let Some(node) = section.node("tls") else { return };
-    let mode = match &node.value {
-        Value::Map(entries) if entries.len() == 1 && entries[0].key == "mode" => &entries[0].value.value,
-        value => value,
-    };
-    if !matches!(mode, Value::Scalar(text) if text == "disable") {
-        section.unsupported_at("tls", node.place, hint);
+/// `Some(None)` = the same role.
+fn sql_role(section: &Section<'_>) -> Option<Option<SqlRole>> {
+    if section.node("sql").is_none() {
+        return Some(None);
     }
+    let section = section.section("sql")?;
+    let user = section.required("user", "write user: pillarbox_sql");
+    let password = section.text("password").map(|password| Secret::new(password.text));
+    section.finish();
+    Some(Some(SqlRole { user: user?.text, password }))
 }
 
 fn slot_name(text: &str) -> Result<String, String> {
@@ -121,11 +132,77 @@ impl Surroundings<'_> {
             .ok()
     }
 
-    /// `PGSSLMODE` counts where no URL overrides the environment.
-    fn ssl_mode(&mut self, has_url: bool) {
-        let Some(mode) = self.variable("PGSSLMODE").filter(|_| !has_url) else { return };
-        if let Err(error) = uri::plaintext_mode(&mode) {
-            self.report(error.code, "tls", &format!("PGSSLMODE: {}", error.message), "unset PGSSLMODE");
+    /// The file that libpq would look up a password in.
+    fn password_file(&self, written: Option<String>) -> Option<PathBuf> {
+        let written = written.map(|path| self.context.outside.base.join(path));
+        let named = written.or_else(|| self.variable("PGPASSFILE").map(PathBuf::from));
+        named.or_else(|| self.variable("HOME").map(|home| Path::new(&home).join(".pgpass")))
+    }
+
+    /// The section, the URL and the environment, in this order, option by option.
+    fn tls(&mut self, url: &Uri, section: Option<(Place, Option<tls::Written>)>) -> Option<PostgresTls> {
+        let place = section.as_ref().map_or(self.place, |(place, _)| Some(*place));
+        let has_section = section.is_some();
+        let section = match section {
+            Some((_, section)) => section?,
+            None => tls::Written::default(),
+        };
+        let path = |written: Option<PathBuf>, url: &Option<String>, variable| {
+            let url = || url.as_ref().map(|path| self.context.outside.base.join(path));
+            written.or_else(url).or_else(|| self.variable(variable).map(PathBuf::from))
+        };
+        // libpq's word for the authorities of the platform.
+        let named = url.ca.clone().or_else(|| self.variable("PGSSLROOTCERT"));
+        let system = section.ca.is_none() && named.as_deref() == Some("system");
+        let ca = path(section.ca, &url.ca, "PGSSLROOTCERT");
+        let certificate = path(section.certificate, &url.certificate, "PGSSLCERT");
+        let key = path(section.key, &url.key, "PGSSLKEY");
+        let identity = tls::identity(self.context, "postgres.tls", place, certificate, key);
+        // Whoever writes a section wants the whole, not what libpq does by default.
+        let default = if has_section || system { TlsMode::VerifyFull } else { TlsMode::default() };
+        let mode = self.mode(section.mode, url, has_section)?.unwrap_or(default);
+        let mut tls = PostgresTls::new(mode, ca.filter(|_| !system), identity);
+        tls.channel_binding = self.channel_binding(url)?;
+        if mode != TlsMode::Disable {
+            tls::try_files(self.context, "postgres.tls", place, &tls.secured)?;
         }
+        Some(tls)
+    }
+
+    /// A section that says nothing of it is not weakened by the environment.
+    fn mode(
+        &mut self,
+        written: Option<(String, Place)>,
+        url: &Uri,
+        has_section: bool,
+    ) -> Option<Option<TlsMode>> {
+        let Some((word, place)) = written else {
+            return match (url.tls_mode, self.variable("PGSSLMODE")) {
+                (None, Some(word)) if !has_section => self.word("PGSSLMODE", &word).map(Some),
+                (mode, _) => Some(mode),
+            };
+        };
+        word.parse()
+            .map(Some)
+            .map_err(|expected: String| {
+                let message = format!("postgres.tls.mode: {expected}");
+                self.context
+                    .report(Problem::new(Code::ConfigValue, "postgres.tls.mode", message).at(Some(place)));
+            })
+            .ok()
+    }
+
+    fn channel_binding(&mut self, url: &Uri) -> Option<ChannelBinding> {
+        match (url.channel_binding, self.variable("PGCHANNELBINDING")) {
+            (None, Some(word)) => self.word("PGCHANNELBINDING", &word),
+            (binding, _) => Some(binding.unwrap_or_default()),
+        }
+    }
+
+    /// A variable that is one of a few words.
+    fn word<T: std::str::FromStr<Err = String>>(&mut self, variable: &str, value: &str) -> Option<T> {
+        uri::word(variable, value)
+            .map_err(|error| self.report(error.code, "tls", &error.message, &format!("unset {variable}")))
+            .ok()
     }
 }

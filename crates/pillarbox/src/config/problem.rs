@@ -61,19 +61,24 @@ impl Problems {
     }
 
     /// The line of a place with what could be a secret blanked: the text after a key that ends in
-    /// `password`, and the password of a URL.
+    /// `password` or `secret`, and the password of a URL.
     pub(crate) fn line(&self, place: Place) -> Option<String> {
         let line = self.source.lines().nth(place.line.checked_sub(1)?)?;
         Some(blank_url_password(&blank_password_value(line)))
     }
 }
 
+/// Keys whose values are secrets end in one of these.
+const SECRET_KEYS: [&str; 2] = ["password", "secret"];
+
 /// `password: x` to `password: ***`, up to a comma or brace of a flow map, keeping `${...}`.
 fn blank_password_value(line: &str) -> String {
     let mut out = String::new();
     let mut rest = line;
-    while let Some(at) = rest.find("password") {
-        let (head, tail) = rest.split_at(at + "password".len());
+    let next =
+        |text: &str| SECRET_KEYS.iter().filter_map(|key| text.find(key).map(|at| at + key.len())).min();
+    while let Some(end) = next(rest) {
+        let (head, tail) = rest.split_at(end);
         out.push_str(head);
         let lead = tail.len() - tail.trim_start_matches(['"', '\'', ' ']).len();
         let Some(value) = tail[lead..].strip_prefix(':') else {
@@ -131,6 +136,10 @@ mod tests {
             ("{ url: x, password: hunter2, slot: y }", "{ url: x, password: ***, slot: y }"),
             ("{\"password\": \"hunter2\"}", "{\"password\": ***}"),
             ("  password:", "  password:"),
+            (
+                "{ client_secret: hunter2, password: hunter2, x: 1 }",
+                "{ client_secret: ***, password: ***, x: 1 }",
+            ),
             ("url: postgres://u:hun:te@r2@h/db # x", "url: postgres://u:***@h/db # x"),
             ("url: postgres://u@h/db", "url: postgres://u@h/db"),
             ("listen: 127.0.0.1:1", "listen: 127.0.0.1:1"),

@@ -63,6 +63,11 @@ impl<'a> Section<'a> {
         Some(Self { context, path: path.to_owned(), place: node.place, entries, asked })
     }
 
+    /// Where the section stands.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
     /// The full name of an option of this section.
     pub(crate) fn option(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
@@ -70,7 +75,10 @@ impl<'a> Section<'a> {
 
     /// The option's node, unless it is absent.
     pub(crate) fn node(&self, key: &'static str) -> Option<&'a Node> {
-        self.asked.borrow_mut().push(key);
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&key) {
+            asked.push(key);
+        }
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
@@ -132,6 +140,24 @@ impl<'a> Section<'a> {
             "false" => Ok(false),
             _ => Err("expected true or false".to_owned()),
         })
+    }
+
+    /// The option as one of some words; `None` when absent or reported.
+    pub(crate) fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        self.parse(key, |text| {
+            let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+            let known = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
+            found.ok_or_else(|| format!("expected {}", known()))
+        })
+    }
+
+    /// Reports an option that does not fit the others, where it stands or where it would.
+    pub(crate) fn wrong(&self, key: &str, message: String, hint: &str) {
+        let place = self.entries.iter().find(|entry| entry.key == key).map(|entry| entry.value.place);
+        let option = self.option(key);
+        let message = format!("{option}: {message}");
+        let problem = Problem::new(Code::ConfigValue, option, message).at(Some(place.unwrap_or(self.place)));
+        self.context.report(problem.hint(hint));
     }
 
     /// An option of a later version: present and not `accepted` is a problem of its own kind.

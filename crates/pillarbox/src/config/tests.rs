@@ -1,9 +1,11 @@
 //! What users read when a file is wrong: every message with its place, several at once, no secret.
 
+mod security;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pillarbox_relay::config::OnError;
+use pillarbox_relay::config::{Messages, OnError, PlainPart, TlsMode};
 
 use super::*;
 use crate::report::problems_for_test;
@@ -38,11 +40,50 @@ fn the_smallest_file() {
     assert_eq!(config.postgres.database, "shop");
     assert_eq!(config.postgres.slot, "pillarbox_orders");
     assert_eq!(config.postgres.publication, "pillarbox_orders");
+    assert_eq!(config.postgres.tls.mode, TlsMode::Prefer);
     assert_eq!(config.kafka.brokers, ["kafka-0:9092"]);
     assert_eq!(config.kafka.transaction, pillarbox_relay::config::Transaction::default());
     assert_eq!(config.outbox.len(), 1);
     assert_eq!(config.outbox[0].topic.to_string(), "outbox.event.{aggregatetype}");
     assert_eq!(loaded.listen, Some("127.0.0.1:8686".parse().unwrap()));
+    assert_eq!(config.messages, None);
+}
+
+#[test]
+fn messages_alone_need_no_table() {
+    let source = SMALLEST.replace("outbox: { table: public.outbox }", "messages: { prefix: outbox }");
+    let config = ok(&source).config;
+    assert!(config.outbox.is_empty());
+    let messages = config.messages.expect("messages");
+    assert_eq!((messages.prefix.as_str(), &messages), ("outbox", &Messages::new("outbox")));
+    assert_eq!(messages.outbox.topic.to_string(), "outbox.event.{aggregatetype}");
+}
+
+#[test]
+fn plain_messages() {
+    let source = format!(
+        "{SMALLEST}messages:\n  prefix: shop\n  topic: shop.events\n  headers: [ {{ column: type, name: eventType }} ]\n  \
+         plain: {{ aggregateid: {{ field: aggregate_id }}, type: {{ value: made }} }}\n"
+    );
+    let messages = ok(&source).config.messages.expect("messages");
+    assert_eq!(messages.outbox.headers[0].name, "eventType");
+    assert_eq!(messages.plain.aggregate_id, PlainPart::Field("aggregate_id".into()));
+    assert_eq!(messages.plain.event_type, PlainPart::Value("made".into()));
+    assert_eq!(messages.plain.aggregate_type, PlainPart::Field("aggregatetype".into()));
+    for (messages, expected) in [
+        ("messages: {}", "messages.prefix is missing"),
+        ("messages: { prefix: pillarbox.lineage }", "expected a prefix that does not begin with pillarbox."),
+        ("messages: { prefix: o, topic: \"t.{kind}\" }", "expected columns of id, aggregatetype"),
+        ("messages: { prefix: o, headers: [ { column: kind } ] }", "expected columns of id, aggregatetype"),
+        (
+            "messages: { prefix: o, plain: { id: { field: a, value: b } } }",
+            "expected field or value, one of them",
+        ),
+        ("messages: { prefix: o, plain: { key: { field: a } } }", "unknown option `key` in messages.plain"),
+    ] {
+        let text = refused(&format!("{SMALLEST}{messages}\n"));
+        assert!(text.contains(expected), "{messages}: {text}");
+    }
 }
 
 #[test]
@@ -57,7 +98,7 @@ postgres:
   publication: My Publication
 kafka:
   brokers: [kafka-0:9092, "[::1]:9092"]
-  compression: none
+  compression: zstd
   topics: { create: false, partitions: 12, replication_factor: -1 }
   transaction: { max_bytes: 8MiB, max_events: 50000, ids: 1, timeout: 1m }
 outbox:
@@ -75,6 +116,7 @@ http: { listen: off }
     assert_eq!(config.postgres.password.as_ref().unwrap().expose(), "0755");
     assert_eq!(config.postgres.publication, "My Publication");
     assert_eq!(config.kafka.brokers, ["kafka-0:9092", "[::1]:9092"]);
+    assert_eq!(config.kafka.compression.name(), "zstd");
     assert!(!config.kafka.topics.create);
     assert_eq!(config.kafka.topics.partitions, 12);
     assert_eq!(config.kafka.transaction.bytes_max, 8 << 20);
@@ -92,7 +134,11 @@ http: { listen: off }
 fn what_is_shown_reads_back_the_same() {
     let source = "pipeline: orders\npostgres: { url: \"postgres://u%40x:hunter2@[::1]/a%20b\" }\n\
         kafka: { brokers: [\"k:1\"], transaction: { ids: 2 } }\n\
-        outbox: { table: '\"a.b\".c', on_error: dead_letter, headers: [ { column: type } ] }\n";
+        outbox: { table: '\"a.b\".c', headers: [ { column: type } ], envelope: [ { column: a, name: b } ],\n  \
+          columns: { type: t, timestamp: at, schema_version: v }, partition: p, missing_columns: ignore,\n  \
+          key_format: json, expand_json: true, json_nulls: keep, empty_payload: tombstone, on_update: stop,\n  \
+          trace: tracingspancontext,\n  \
+          topics_allowed: [ x, y ], topic: { by: a, regex: '(x)|y', replacement: $1-$0 } }\n";
     let loaded = ok(source);
     let yaml = serde_saphyr::to_string(&show::shown(&loaded)).unwrap();
     assert!(!yaml.contains("hunter2") && yaml.contains("***"), "{yaml}");
@@ -101,6 +147,70 @@ fn what_is_shown_reads_back_the_same() {
     let mut loaded = loaded;
     loaded.config.postgres.password = None;
     assert_eq!(format!("{again:?}"), format!("{loaded:?}"));
+}
+
+#[test]
+fn topics_by_template_and_by_rule() {
+    let topic = |options: &str| {
+        let loaded = ok(&SMALLEST.replace("public.outbox", &format!("public.outbox, {options}")));
+        let outbox = &loaded.config.outbox[0];
+        let rule = outbox.pattern.as_ref().map(|p| (p.regex().to_owned(), p.replacement().to_owned()));
+        (outbox.topic.to_string(), rule)
+    };
+    assert_eq!(topic("topic: \"{a}\", topics_allowed: [ a ]"), ("{a}".into(), None));
+    for replacement in ["${routedByValue}-events", "${routedByValue}"] {
+        let options = format!("topic: {{ by: aggregate_type, replacement: \"{replacement}\" }}");
+        let rule = Some(("(?<routedByValue>.*)".into(), replacement.into()));
+        assert_eq!(topic(&options), ("{aggregate_type}".into(), rule));
+    }
+}
+
+#[test]
+fn options_of_the_outbox_that_do_not_fit() {
+    let many: String = (0..17).map(|n| format!("{{ column: c{n} }},")).collect();
+    for (options, message) in [
+        ("value_format: xml".to_owned(), "outbox.value_format: expected text or json, found `xml`"),
+        (
+            "value_format: text, envelope: [ { column: a } ]".to_owned(),
+            "outbox.value_format: an envelope and an expanded payload are JSON",
+        ),
+        (
+            "envelope: [ { column: a, name: payload } ]".to_owned(),
+            "outbox.envelope: the envelope has two fields `payload`",
+        ),
+        ("envelope: [ { name: a } ]".to_owned(), "outbox.envelope[0].column is missing"),
+        ("topic: \"{a}\"".to_owned(), "outbox.topic: the template needs a literal prefix or suffix"),
+        (
+            "topic: \"{a}{a}{a}{a}{a}{a}{a}{a}x\"".to_owned(),
+            "outbox.topic: expected at most 8 pieces, it has 9",
+        ),
+        (
+            "topic: { regex: \"a(?=b)\" }".to_owned(),
+            "outbox.topic: `(?=` at character 2 of the regex is not supported",
+        ),
+        (
+            "topic: { regex: a, replacement: $1 }".to_owned(),
+            "outbox.topic: character 1 of the replacement: the regex has no group of this number",
+        ),
+        ("topic: { to: a }".to_owned(), "unknown option `to` in outbox.topic"),
+        ("topics_allowed: [ a/b ]".to_owned(), "outbox.topics_allowed[0]: "),
+        ("topics_allowed: a".to_owned(), "outbox.topics_allowed: expected a list of topics"),
+        ("missing_columns: 1".to_owned(), "outbox.missing_columns: expected stop or ignore, found `1`"),
+        (
+            format!("headers: [ {many} ]"),
+            "outbox.headers: at most 16 columns become headers, a trace counts as 3, found 17",
+        ),
+        ("json_nulls: keep".to_owned(), "outbox.json_nulls: nothing is expanded"),
+        (
+            "expand_json: true, value_format: text".to_owned(),
+            "outbox.value_format: an envelope and an expanded payload are JSON",
+        ),
+        ("empty_payload: null".to_owned(), "outbox.empty_payload has no value"),
+        ("on_update: fatal".to_owned(), "outbox.on_update: expected warn or error or stop, found `fatal`"),
+    ] {
+        let text = refused(&SMALLEST.replace("public.outbox", &format!("public.outbox, {options}")));
+        assert!(text.starts_with("error[PB-000") && text.contains(&format!("]: {message}")), "{text}");
+    }
 }
 
 #[test]
@@ -123,14 +233,14 @@ fn an_unknown_option_and_its_suggestion() {
 #[test]
 fn several_problems_at_once_in_the_order_of_the_file() {
     let source = "pipeline: Orders\n\
-        postgres: { url: \"postgres://pillarbox@db/shop?sslmode=require\", slot: A-B }\n\
+        postgres: { url: \"postgres://pillarbox@db/shop?options=-c\", slot: A-B }\n\
         kafka:\n  brokers: [kafka-0]\n  transaction: { ids: 9, timeout: 30, max_bytes: 1GiB }\n  topics: 3\n\
         outbox: { table: a.b.c, topic: \"{type}\", headers: [ { column: a, name: pb-pos } ] }\n\
         http: { listen: localhost }\n";
     let text = refused(source);
     let expected = [
         "error[PB-0003]: pipeline: expected 1 to 40 of a-z 0-9 _, beginning with a letter, found `Orders`",
-        "error[PB-0005]: postgres.url: sslmode=require is not supported by this version: it speaks plaintext only",
+        "error[PB-0005]: postgres.url: URI parameter options is not supported by this version",
         "error[PB-0003]: postgres.slot: expected 1 to 63 of a-z 0-9 _, found `A-B`",
         "error[PB-0003]: kafka.brokers[0]: expected host:port, found `kafka-0`",
         "error[PB-0003]: kafka.transaction.ids: expected a whole number from 1 to 8, found `9`",
@@ -148,26 +258,6 @@ fn several_problems_at_once_in_the_order_of_the_file() {
         let found =
             text[at..].find(line).unwrap_or_else(|| panic!("{line} is missing or misplaced:\n{text}"));
         at += found;
-    }
-}
-
-#[test]
-fn options_of_later_versions_are_recognised() {
-    for (extra, option) in [
-        ("kafka: { brokers: [\"k:1\"], tls: { ca: x } }", "kafka.tls"),
-        ("kafka: { brokers: [\"k:1\"], sasl: { mechanism: plain } }", "kafka.sasl"),
-        ("kafka: { brokers: [\"k:1\"], compression: zstd }", "kafka.compression"),
-        ("postgres: { url: \"postgres://u@h\", tls: { mode: verify-full } }", "postgres.tls"),
-        ("messages: { prefix: outbox }", "messages"),
-        ("outbox: { table: t, key_format: json }", "outbox.key_format"),
-    ] {
-        let key = extra.split(':').next().unwrap();
-        let mut lines: Vec<&str> = SMALLEST.lines().filter(|line| !line.starts_with(key)).collect();
-        lines.push(extra);
-        let text = refused(&lines.join("\n"));
-        let message = format!("error[PB-0005]: {option} is not supported by this version");
-        assert!(text.starts_with(&message), "{text}");
-        assert!(text.contains("hint: ") && !text.contains("problems in"), "{text}");
     }
 }
 
@@ -207,11 +297,10 @@ fn the_environment_fills_in_for_the_url() {
     assert_eq!(postgres.host, "/run/pg");
     assert_eq!((postgres.port, postgres.user.as_str(), postgres.database.as_str()), (5433, "me", "me"));
     assert_eq!(postgres.password.unwrap().expose(), "hunter2");
-    let wrong =
-        with_env(&source, &[("PGUSER", "me"), ("PGPORT", "x"), ("PGSSLMODE", "require")]).unwrap_err();
+    let wrong = with_env(&source, &[("PGUSER", "me"), ("PGPORT", "x"), ("PGSSLMODE", "full")]).unwrap_err();
     let text = problems_for_test(&wrong);
     assert!(text.contains("PGPORT: the port must be"), "{text}");
-    assert!(text.contains("PGSSLMODE: sslmode=require is not supported"), "{text}");
+    assert!(text.contains("PGSSLMODE: expected disable, allow"), "{text}");
     // What the URL says wins.
     let postgres = with_env(SMALLEST, &env).unwrap().config.postgres;
     assert_eq!((postgres.host.as_str(), postgres.user.as_str()), ("db", "pillarbox"));
@@ -225,6 +314,8 @@ fn no_message_repeats_a_secret() {
         "pipeline: orders\npostgres:\n  password: hunter2\n  url: \"mysql://u:hunter2@h\"\n  slott: 1\n",
         "pipeline: orders\npostgres: { url: \"postgres://u:hunter2@h\", password: hunter2, x: 1 }\n",
         "pipeline: orders\npostgres: {\"password\": \"hunter2\", \"url\": 1, x: ]\n",
+        "pipeline: o\nkafka: { brokers: [\"k:1\"], sasl: { mechanism: oauthbearer, client_secret: hunter2, x: 1 } }\n",
+        "pipeline: o\nkafka: { brokers: [\"k:1\"], sasl: { mechanism: none, password: hunter2 } }\n",
         "pipeline: ${env:SECRET}\nhttp: { listen: \"${env:SECRET}\" }\n",
     ] {
         let problems = with_env(source, &[("SECRET", "hunter2")]).unwrap_err();

@@ -3,6 +3,7 @@
 //! Follows the manual's "Connection URIs": every part is optional and percent-encoded. Pure text;
 //! an error never repeats the URI, which may hold a password.
 
+use pillarbox_relay::config::{ChannelBinding, TlsMode};
 use pillarbox_relay::error::Code;
 
 /// The parts that were written; what is absent is for the environment and the defaults.
@@ -13,6 +14,13 @@ pub(crate) struct Uri {
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
     pub(crate) database: Option<String>,
+    pub(crate) tls_mode: Option<TlsMode>,
+    pub(crate) channel_binding: Option<ChannelBinding>,
+    /// `sslrootcert`, `sslcert`, `sslkey`, `passfile`: paths.
+    pub(crate) ca: Option<String>,
+    pub(crate) certificate: Option<String>,
+    pub(crate) key: Option<String>,
+    pub(crate) password_file: Option<String>,
 }
 
 /// Why a URI cannot be used: not legal, or legal and not supported by this version.
@@ -84,7 +92,14 @@ impl Uri {
             "user" => self.user = some(value),
             "password" => self.password = some(value),
             "dbname" => self.database = some(value),
-            "sslmode" => return plaintext_mode(&value),
+            "sslmode" => self.tls_mode = Some(word(name, &value)?),
+            "channel_binding" => self.channel_binding = Some(word(name, &value)?),
+            "sslrootcert" => self.ca = some(value),
+            "sslcert" => self.certificate = some(value),
+            "sslkey" => self.key = some(value),
+            "passfile" => self.password_file = some(value),
+            // What JDBC writes, and libpq takes.
+            "ssl" if value == "true" => self.tls_mode = Some(TlsMode::Require),
             "gssencmode" if matches!(value.as_str(), "disable" | "prefer") => {}
             _ if LIBPQ_PARAMETERS.contains(&name) => {
                 return unsupported(format!("URI parameter {name} is not supported by this version"));
@@ -98,7 +113,6 @@ impl Uri {
 /// Parameters that libpq knows and this version does not act upon.
 const LIBPQ_PARAMETERS: &[&str] = &[
     "application_name",
-    "channel_binding",
     "client_encoding",
     "connect_timeout",
     "fallback_application_name",
@@ -111,34 +125,24 @@ const LIBPQ_PARAMETERS: &[&str] = &[
     "krbsrvname",
     "load_balance_hosts",
     "options",
-    "passfile",
     "replication",
     "require_auth",
     "service",
     "ssl",
-    "sslcert",
     "sslcrl",
-    "sslkey",
     "sslnegotiation",
     "sslpassword",
-    "sslrootcert",
     "sslsni",
     "target_session_attrs",
     "tcp_user_timeout",
 ];
 
-/// Modes that a plaintext connection satisfies.
+/// A parameter that is one of a few words.
 ///
 /// # Errors
-/// Modes that demand TLS, and words that are no mode.
-pub(crate) fn plaintext_mode(mode: &str) -> Result<(), UriError> {
-    match mode {
-        "disable" | "allow" | "prefer" => Ok(()),
-        "require" | "verify-ca" | "verify-full" => {
-            unsupported(format!("sslmode={mode} is not supported by this version: it speaks plaintext only"))
-        }
-        _ => illegal("sslmode must be disable, allow or prefer"),
-    }
+/// Every other word.
+pub(crate) fn word<T: std::str::FromStr<Err = String>>(name: &str, value: &str) -> Result<T, UriError> {
+    value.parse().or_else(|expected| illegal(format!("{name}: {expected}")))
 }
 
 /// A TCP port.
@@ -194,6 +198,7 @@ mod tests {
             user: part(user),
             password: part(password),
             database: part(database),
+            ..Uri::default()
         })
     }
 
@@ -208,7 +213,7 @@ mod tests {
             ("postgres://[::1]", uri("", "", "::1", None, "")),
             ("postgres://%2Fvar%2Frun/d", uri("", "", "/var/run", None, "d")),
             ("postgres:///d?host=/tmp&port=1&user=a&password=b%26", uri("a", "b&", "/tmp", Some(1), "d")),
-            ("postgres://h/d?sslmode=disable&gssencmode=disable", uri("", "", "h", None, "d")),
+            ("postgres://h/d?gssencmode=disable", uri("", "", "h", None, "d")),
         ] {
             assert_eq!(Uri::parse(text), parsed, "{text}");
         }
@@ -225,7 +230,8 @@ mod tests {
             ("postgres://h/d?%00=1", Code::ConfigValue, "unknown parameter"),
             ("postgres://h/%00", Code::ConfigValue, "%25"),
             ("postgres://h/d?sslmode=full", Code::ConfigValue, "sslmode"),
-            ("postgres://h/d?sslmode=require", Code::ConfigUnsupported, "plaintext"),
+            ("postgres://h/d?channel_binding=no", Code::ConfigValue, "channel_binding: expected disable"),
+            ("postgres://h/d?sslcrl=a", Code::ConfigUnsupported, "sslcrl"),
             ("postgres://a,b/d", Code::ConfigUnsupported, "several hosts"),
             ("postgres://h/d?options=-c", Code::ConfigUnsupported, "options"),
             ("postgres://h/d?optoins=-c", Code::ConfigValue, "optoins"),
@@ -234,5 +240,18 @@ mod tests {
             assert_eq!(error.code, code, "{text}");
             assert!(error.message.contains(part), "{text}: {}", error.message);
         }
+    }
+
+    #[test]
+    fn parameters_of_tls() {
+        let text = "postgres://h/d?sslmode=verify-ca&sslrootcert=%2Fca.pem&sslcert=c&sslkey=k&channel_binding=require&passfile=p";
+        let uri = Uri::parse(text).unwrap();
+        assert_eq!(
+            (uri.tls_mode, uri.channel_binding),
+            (Some(TlsMode::VerifyCa), Some(ChannelBinding::Require))
+        );
+        let paths = [&uri.ca, &uri.certificate, &uri.key, &uri.password_file].map(|path| path.as_deref());
+        assert_eq!(paths, [Some("/ca.pem"), Some("c"), Some("k"), Some("p")]);
+        assert_eq!(Uri::parse("postgres://h/d?ssl=true").unwrap().tls_mode, Some(TlsMode::Require));
     }
 }

@@ -1,7 +1,7 @@
-//! Asks a relay's HTTP interface: one request, one answer, connection closed.
+//! Asks an HTTP interface, a relay's or Kafka Connect's: one request, one answer, connection closed.
 //!
-//! Speaks HTTP/1.0, so that the answer ends where the connection ends. Only for our own interface:
-//! no redirects, no TLS, bounded in time and size.
+//! Speaks HTTP/1.0, so that the answer ends where the connection ends. No redirects, no TLS, bounded
+//! in time and size.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -47,9 +47,24 @@ pub(crate) async fn post(address: SocketAddr, verb: Verb) -> std::io::Result<Ans
     timeout(POST_TIMEOUT, exchange(address, "POST", verb.path())).await?
 }
 
+/// `GET path` of another program's HTTP interface; `more` is further lines of the head, each ended.
+///
+/// # Errors
+/// Nobody listens there, or does not speak HTTP.
+pub(crate) async fn get_from(host: &str, port: u16, path: &str, more: &str) -> std::io::Result<Answer> {
+    let asked = async {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect((host, port))).await??;
+        ask(stream, &format!("GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n{more}\r\n")).await
+    };
+    timeout(GET_TIMEOUT, asked).await?
+}
+
 async fn exchange(address: SocketAddr, method: &str, path: &str) -> std::io::Result<Answer> {
-    let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(reachable(address))).await??;
-    let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n");
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(reachable(address))).await??;
+    ask(stream, &format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n")).await
+}
+
+async fn ask(mut stream: TcpStream, request: &str) -> std::io::Result<Answer> {
     stream.write_all(request.as_bytes()).await?;
     let mut bytes = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes).await?;

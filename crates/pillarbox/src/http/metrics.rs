@@ -25,6 +25,11 @@ const RECORDED: &[(&str, Unit, &str)] = &[
     ("pillarbox_transactions_total", Unit::Count, "Source transactions with events committed to Kafka"),
     ("pillarbox_kafka_commits_total", Unit::Count, "Kafka transactions committed"),
     ("pillarbox_kafka_commit_seconds", Unit::Seconds, "From handing events to Kafka to their commit"),
+    (
+        "pillarbox_messages_refused_total",
+        Unit::Count,
+        "Messages with the prefix of events that were written outside of a transaction",
+    ),
     ("pillarbox_replication_lag_bytes", Unit::Bytes, "WAL between the server's end and what was confirmed"),
     ("pillarbox_leader", Unit::Count, "1 while this process owns the slot"),
 ];

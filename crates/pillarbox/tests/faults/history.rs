@@ -42,6 +42,8 @@ impl Scribe {
     async fn new(site: &Site) -> Self {
         let cluster = Cluster::connect(ClusterConfig {
             brokers: vec![site.kafka.bootstrap()],
+            tls: None,
+            sasl: None,
             client_id: "scribe".to_owned(),
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(10),

@@ -60,6 +60,44 @@ pub(crate) fn read(
     count
 }
 
+/// Reads several topics at once, each partition in offset order. They must be at rest: librdkafka tells the end of a
+/// partition without its topic, so the ends are counted.
+///
+/// # Panics
+/// Where Kafka does not answer in time.
+pub(crate) fn read_all(
+    bootstrap: &str,
+    topics: &[&str],
+    isolation: Isolation,
+    mut take: impl FnMut(&BorrowedMessage<'_>),
+) {
+    let consumer = consumer(bootstrap, isolation);
+    let mut all = TopicPartitionList::new();
+    for topic in topics {
+        for (partition, _) in partitions(&consumer, topic) {
+            all.add_partition_offset(topic, partition, Offset::Beginning).expect("a partition");
+        }
+    }
+    consumer.assign(&all).expect("assigned");
+    let started = Instant::now();
+    let mut ends = 0;
+    while ends < all.count() {
+        assert!(started.elapsed() < READ_MAX, "{topics:?} were not read within {READ_MAX:?}");
+        match consumer.poll(POLL_MAX) {
+            Some(Ok(message)) => take(&message),
+            Some(Err(KafkaError::PartitionEOF(_))) => ends += 1,
+            Some(Err(_)) | None => {}
+        }
+    }
+}
+
+/// Whether a topic is there.
+pub(crate) fn exists(bootstrap: &str, topic: &str) -> bool {
+    let metadata =
+        consumer(bootstrap, Isolation::Committed).fetch_metadata(None, ANSWER_MAX).expect("metadata");
+    metadata.topics().iter().any(|found| found.name() == topic)
+}
+
 /// Replicas of each partition of a topic.
 pub(crate) fn replicas(bootstrap: &str, topic: &str) -> Vec<usize> {
     partitions(&consumer(bootstrap, Isolation::Committed), topic)

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::until::until;
 
 /// The program under test.
-pub(super) const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");
 
 /// How long one HTTP answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -30,19 +30,23 @@ pub(crate) struct Relay {
     process: ServerProcess,
     file: PathBuf,
     port: u16,
+    env: Env,
     log: PathBuf,
 }
 
+/// Variables that a configuration file refers to.
+type Env = Vec<(&'static str, &'static str)>;
+
 impl Relay {
     /// Starts it; `log` is appended to. Does not wait for anything.
-    pub(super) fn start(file: PathBuf, port: u16, log: PathBuf) -> Self {
-        Self { process: launch(&file, &log), file, port, log }
+    pub(super) fn start(file: PathBuf, port: u16, env: Env, log: PathBuf) -> Self {
+        Self { process: launch(&file, &env, &log), file, port, env, log }
     }
 
     /// Starts it again after its end, as a supervisor would.
     pub(crate) fn start_again(&mut self) {
         assert!(!self.process.is_running(), "the relay runs");
-        self.process = launch(&self.file, &self.log);
+        self.process = launch(&self.file, &self.env, &self.log);
     }
 
     /// Its process id.
@@ -162,9 +166,9 @@ impl Drop for Relay {
     }
 }
 
-fn launch(file: &Path, log: &Path) -> ServerProcess {
+fn launch(file: &Path, env: &Env, log: &Path) -> ServerProcess {
     let mut command = Command::new(BINARY);
-    command.arg("run").arg("-c").arg(file);
+    command.arg("run").arg("-c").arg(file).envs(env.iter().copied());
     let launch = Launch { name: "pillarbox run".into(), command, log: log.to_owned(), account: None };
     ServerProcess::start(launch).expect("the relay starts")
 }

@@ -47,6 +47,8 @@ pub(crate) struct Configuration {
     pub(crate) port: u16,
     /// The file.
     pub(crate) file: PathBuf,
+    /// Variables that the file refers to.
+    pub(crate) env: Vec<(&'static str, &'static str)>,
     log: PathBuf,
 }
 
@@ -83,19 +85,44 @@ impl Site {
 
     /// Writes a configuration file on a free port. `more` is YAML for the section `kafka`, a line each.
     pub(crate) fn configure(&self, pipeline: &str, partitions: u32, more: &[&str]) -> Configuration {
+        self.configure_outbox(pipeline, partitions, more, "{ table: public.outbox }")
+    }
+
+    /// The same with a section `outbox` of its own, in one line.
+    pub(crate) fn configure_outbox(
+        &self,
+        pipeline: &str,
+        partitions: u32,
+        more: &[&str],
+        outbox: &str,
+    ) -> Configuration {
         let port = ports::free(1).expect("a free port")[0];
         let file = self.dir.path().join(format!("{pipeline}-{port}.yaml"));
         let brokers = self.kafka.bootstrap().replace(',', "\", \"");
         let more: String = more.iter().map(|line| format!("\n  {line}")).collect();
         let text = format!(
             "pipeline: {pipeline}\npostgres: {{ url: \"{}\" }}\nkafka:\n  brokers: [\"{brokers}\"]\n  \
-             topics: {{ partitions: {partitions} }}{more}\noutbox: {{ table: public.outbox }}\n\
+             topics: {{ partitions: {partitions} }}{more}\noutbox: {outbox}\n\
              http: {{ listen: \"127.0.0.1:{port}\" }}\n",
             self.url()
         );
         fs::write(&file, text).expect("the file is written");
         let log = file.with_extension("log");
-        Configuration { pipeline: pipeline.to_owned(), partitions, port, file, log }
+        Configuration { pipeline: pipeline.to_owned(), partitions, port, file, env: Vec::new(), log }
+    }
+
+    /// A path for a file that a command shall write.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A file that a command has written, with an HTTP port of its own.
+    pub(crate) fn configured(&self, pipeline: &str, partitions: u32, file: PathBuf) -> Configuration {
+        let port = ports::free(1).expect("a free port")[0];
+        let text = fs::read_to_string(&file).expect("the file is there");
+        fs::write(&file, format!("{text}http: {{ listen: \"127.0.0.1:{port}\" }}\n")).expect("it is written");
+        let log = file.with_extension("log");
+        Configuration { pipeline: pipeline.to_owned(), partitions, port, file, env: Vec::new(), log }
     }
 
     /// `pillarbox setup` of this file.
@@ -109,7 +136,8 @@ impl Site {
 
     /// Starts a relay with this file.
     pub(crate) fn relay(&self, configuration: &Configuration) -> Relay {
-        Relay::start(configuration.file.clone(), configuration.port, configuration.log.clone())
+        let Configuration { file, port, env, log, .. } = configuration.clone();
+        Relay::start(file, port, env, log)
     }
 
     /// Runs a one-shot command, `-c FILE` appended, to its end.
@@ -121,7 +149,7 @@ impl Site {
             ["stdout", "stderr"].map(|name| self.dir.path().join(format!("{}.{name}", words[0])));
         let open = |path: &Path| Stdio::from(File::create(path).expect("a file"));
         let mut command = Command::new(BINARY);
-        command.args(words).arg("-c").arg(&configuration.file);
+        command.args(words).arg("-c").arg(&configuration.file).envs(configuration.env.iter().copied());
         command.stdin(Stdio::null()).stdout(open(&out)).stderr(open(&err));
         let mut child = command.spawn().expect("the command starts");
         let started = Instant::now();

@@ -63,7 +63,7 @@ impl Said {
     /// It ended with this exit code and these words. `code` is the number in `PB-nnnn`.
     pub(crate) fn expect(&self, exit: i32, code: u16, words: &[&str]) {
         let told = self.told();
-        assert_eq!(self.code, Some(exit), "{}: exit code:\n{told}", self.what);
+        assert_eq!(self.exit(), Some(exit), "{}: exit code:\n{told}", self.what);
         assert!(told.contains(&format!("error[PB-{code:04}]")), "{}: PB-{code:04}:\n{told}", self.what);
         // A mark under the wrong word of a file is a hint, too.
         let helps = ["hint: ", "fix: ", "^^^", "^\n"].iter().any(|help| told.contains(help));
@@ -71,6 +71,11 @@ impl Said {
         for word in words {
             assert!(told.contains(word), "{}: {word:?} is missing in:\n{told}", self.what);
         }
+    }
+
+    /// Its exit code; `None` where a signal ended it.
+    pub(crate) fn exit(&self) -> Option<i32> {
+        self.code
     }
 
     /// What is for the user: everything but the lines of the log, which are JSON here.

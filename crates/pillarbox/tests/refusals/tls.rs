@@ -1,12 +1,12 @@
-//! Servers that demand TLS or SASL, which this version does not speak: it must say so, not hang or guess.
+//! Servers that demand TLS or SASL from a relay that uses neither: it must say so, not hang or guess.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use pillarbox_lab::sql::literal;
-use pillarbox_lab::{Kafka, KafkaOptions, Postgres, PostgresOptions, ports};
+use pillarbox_lab::certificates::{Authority, Issued, Validity};
+use pillarbox_lab::{Kafka, KafkaOptions, PostgresOptions, ServerTls, ports};
 
 use crate::harness::site::Site;
 use crate::said::{CANARY_PASSWORD, edited, pillarbox, run};
@@ -16,27 +16,13 @@ fn tool(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A self-signed certificate and its key, as the server itself writes them into its folder.
-fn serve_tls(postgres: &Postgres) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = |name: &str| folder.path().join(name);
-    let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]);
-    tool(openssl.arg("-keyout").arg(file("server.key")).arg("-out").arg(file("server.crt")));
-    for name in ["server.key", "server.crt"] {
-        let text = fs::read_to_string(file(name)).expect("PEM");
-        let copy = format!(
-            "COPY (SELECT line FROM regexp_split_to_table({}, '\\n') line) TO PROGRAM 'umask 077; cat > {name}'",
-            literal(&text)
-        );
-        postgres.execute("postgres", &copy).expect("the server writes its file");
-    }
-    postgres.set("ssl", "on").expect("the server serves TLS");
-}
-
 #[test]
 fn postgres_that_demands_tls() {
+    let issued =
+        Authority::new("test").and_then(|authority| authority.server(&["127.0.0.1"], Validity::Current));
+    let Issued { certificate, key } = issued.expect("a certificate");
     let options = PostgresOptions {
+        tls: Some(ServerTls { certificate, key, clients: None }),
         hba: [
             "local all all trust",
             "host all postgres 127.0.0.1/32 trust",
@@ -47,12 +33,12 @@ fn postgres_that_demands_tls() {
         ..PostgresOptions::default()
     };
     let site = Site::start(options, KafkaOptions::default());
-    serve_tls(&site.postgres);
     site.postgres.execute("postgres", "CREATE ROLE relay LOGIN REPLICATION").expect("a role");
     let configuration = site.configure("orders", 1, &[]);
     let relay = format!("postgres://relay:{CANARY_PASSWORD}@127.0.0.1");
     let relay = edited(&configuration, "postgres://postgres@127.0.0.1", &relay);
-    let words = ["not encrypted by this version", "pg_hba.conf", "host \"postgres\" \"relay\""];
+    let relay = edited(&relay, "/postgres\"", "/postgres?sslmode=disable\"");
+    let words = ["set postgres.tls to verify-full", "relay"];
     run(&relay.file).expect(77, 1005, &words);
     pillarbox(&["setup"], &relay.file).expect(77, 1005, &words);
     pillarbox(&["check"], &relay.file).expect(1, 1005, &words);
@@ -111,7 +97,7 @@ fn kafka_that_demands_tls_or_sasl() {
     let refused = |port| {
         let address = format!("127.0.0.1:{port}");
         let file = edited(&configuration, &plain, &address).file;
-        let words = [address.as_str(), "plaintext only", "kafka.brokers"];
+        let words = [address.as_str(), "kafka.tls", "kafka.brokers"];
         // A broker that starts cuts handshakes, too: `run` tries for its 30 s.
         run(&file).expect(77, 2002, &words);
         pillarbox(&["setup"], &file).expect(77, 2002, &words);

@@ -13,6 +13,7 @@ mod clock;
 mod costs;
 mod destination;
 mod drain;
+mod emit;
 mod latency;
 mod load;
 mod machine;
@@ -66,6 +67,8 @@ enum Bench {
     Latency(latency::Options),
     /// One source transaction of a million rows: time and memory
     Transaction(drain::TransactionOptions),
+    /// What an event costs the transaction that writes it, by each way to write it
+    Emit(emit::Options),
     /// Time from kill -9 of the leading relay to the first event from the other
     Takeover(takeover::Options),
 }
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Bench::Drain(options) => drain::run(&options, &common),
         Bench::Latency(options) => latency::run(&options, &common),
         Bench::Transaction(options) => drain::run_transaction(&options, &common),
+        Bench::Emit(options) => emit::run(&options, &common),
         Bench::Takeover(options) => takeover::run(&options, &common),
     };
     match result {

@@ -14,6 +14,11 @@ pub(crate) fn cpu(pid: u32) -> Option<Duration> {
     parse_cpu(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// CPU time that the children of a process had used when it reaped them.
+pub(crate) fn cpu_of_children(pid: u32) -> Option<Duration> {
+    parse_cpu_from(2, &fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
 /// The largest resident memory a process ever had, in bytes.
 pub(crate) fn memory_peak(pid: u32) -> Option<u64> {
     parse_memory_peak(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
@@ -25,10 +30,15 @@ pub(crate) fn machine_busy() -> Duration {
     fs::read_to_string("/proc/stat").ok().as_deref().and_then(parse_busy).unwrap_or_default()
 }
 
-/// Fields 14 and 15; the name in field 2 may hold spaces and parentheses.
+/// Fields 14 and 15.
 fn parse_cpu(stat: &str) -> Option<Duration> {
+    parse_cpu_from(0, stat)
+}
+
+/// User and system time, from field 14 + `more` on; the name in field 2 may hold spaces and parentheses.
+fn parse_cpu_from(more: usize, stat: &str) -> Option<Duration> {
     let (_, rest) = stat.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11);
+    let mut fields = rest.split_whitespace().skip(11 + more);
     let (user, system): (u32, u32) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some(TICK * (user + system))
 }
@@ -56,6 +66,7 @@ mod tests {
     fn reads_what_the_kernel_writes() {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 9 9 20 0 5 0 100 1000 200";
         assert_eq!(parse_cpu(stat), Some(Duration::from_secs(3)));
+        assert_eq!(parse_cpu_from(2, stat), Some(TICK * 18));
         assert_eq!(parse_memory_peak("VmPeak:\t 9 kB\nVmHWM:\t    2048 kB\n"), Some(2 << 20));
         assert_eq!(parse_busy("cpu  100 1 200 5000 7 1 2 3 0 0\ncpu0 1"), Some(TICK * 307));
         assert_eq!(parse_cpu("7 (a"), None);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! source <- decode <- outbox <- route <- batch <- sink <- pipeline      position, error, config: for everybody
-//! wire <- kafka <- relay <- pillarbox        lab: for pillarbox, for the bench and for tests
+//! wire, tls <- kafka <- relay <- pillarbox   lab: for pillarbox, for the bench and for tests
 //! ```
 //! Must never allow an edge backwards: the one way back is a value.
 
@@ -44,10 +44,11 @@ const OUTSIDE: [&str; 8] = [
 ];
 
 /// What each crate may depend on besides what the registry offers, and what it must not take from there.
-const CRATES: [(&str, &[&str], &[&str]); 5] = [
+const CRATES: [(&str, &[&str], &[&str]); 6] = [
     ("pillarbox-wire", &[], &["tokio", "anyhow", "rdkafka"]),
-    ("pillarbox-kafka", &["pillarbox-wire"], &["anyhow", "rdkafka"]),
-    ("pillarbox-relay", &["pillarbox-wire", "pillarbox-kafka"], &["anyhow", "rdkafka"]),
+    ("pillarbox-tls", &[], &["tokio", "anyhow", "rdkafka"]),
+    ("pillarbox-kafka", &["pillarbox-wire", "pillarbox-tls"], &["anyhow", "rdkafka"]),
+    ("pillarbox-relay", &["pillarbox-wire", "pillarbox-tls", "pillarbox-kafka"], &["anyhow", "rdkafka"]),
     ("pillarbox-lab", &["pillarbox-wire"], &["anyhow"]),
     ("pillarbox", &["pillarbox-wire", "pillarbox-kafka", "pillarbox-relay", "pillarbox-lab"], &["rdkafka"]),
 ];

@@ -7,7 +7,7 @@ use crate::check::Severity;
 use crate::config;
 use crate::source::{Publication, SystemInfo};
 
-fn config() -> Config {
+pub(in crate::check) fn config() -> Config {
     let table = config::TableName { schema: "public".into(), name: "outbox".into() };
     Config {
         pipeline: "orders".parse().expect("a name"),
@@ -19,13 +19,19 @@ fn config() -> Config {
             database: "shop".into(),
             slot: "s".into(),
             publication: "p".into(),
+            tls: Default::default(),
+            sql: None,
         },
         kafka: config::Kafka {
             brokers: vec!["k:9092".into()],
+            tls: None,
+            sasl: None,
+            compression: config::Compression::None,
             topics: config::Topics::default(),
             transaction: config::Transaction::default(),
         },
         outbox: vec![Outbox::debezium(table)],
+        messages: None,
     }
 }
 
@@ -49,6 +55,7 @@ fn sound() -> (PostgresFacts, Limits) {
         schema_version: SCHEMA_VERSION,
         granted: true,
         reads_statistics: true,
+        messages_public: true,
         tables: vec![TableFacts {
             table: table.clone(),
             schema_exists: true,

@@ -1,16 +1,29 @@
 //! Rows and streams that cannot be published, in words: where the row is, never what is in it.
 
 use crate::batch::BatchError;
-use crate::decode::{DecodeError, Description, Transaction};
+use crate::config::Messages;
+use crate::decode::{DecodeError, Description, Note, Transaction};
 use crate::error::{Code, Fault};
-use crate::outbox::OutboxError;
+use crate::outbox::{MessageError, OutboxError};
 use crate::route::RouteError;
 
 fn place(relation: &Description, transaction: Transaction, index: u32) -> String {
-    format!(
-        "row {index} of the transaction at {} in table {}.{}",
-        transaction.commit_lsn, relation.schema, relation.name
-    )
+    let at = format!("row {index} of the transaction at {}", transaction.commit_lsn);
+    match relation.schema.as_str() {
+        Messages::SCHEMA => format!("{at}, a message with prefix {},", relation.name),
+        schema => format!("{at} in table {schema}.{}", relation.name),
+    }
+}
+
+pub(super) fn message_fault(error: &MessageError, note: &Note<'_>) -> Fault {
+    let Note { transaction, index, prefix, .. } = note;
+    let at = format!("row {index} of the transaction at {}", transaction.commit_lsn);
+    Fault::new(Code::BadMessage, format!("{at}, a message with prefix {prefix}, cannot become an event"))
+        .because(error)
+        .hint(
+            "correct the writer, or name in messages.plain where its messages have their parts; \
+             move past the message only on purpose",
+        )
 }
 
 pub(super) fn decode_fault(error: DecodeError) -> Fault {
@@ -30,6 +43,12 @@ pub(super) fn outbox_fault(error: &OutboxError, transaction: Transaction, index:
     })
 }
 
+pub(super) fn update_fault(relation: &Description, transaction: Transaction, index: u32) -> Fault {
+    let message = format!("{} was updated", place(relation, transaction, index));
+    Fault::new(Code::OutboxUpdated, message)
+        .hint("insert a new row instead, or set outbox.on_update to warn: an update gives no event")
+}
+
 pub(super) fn route_fault(
     error: &RouteError,
     relation: &Description,
@@ -39,6 +58,12 @@ pub(super) fn route_fault(
     let (code, hint) = match error {
         RouteError::KeylessCompacted(_) => {
             (Code::KeylessCompacted, "give the rows a key, or set the topic's cleanup.policy to delete")
+        }
+        RouteError::NoSuchPartition { .. } => {
+            (Code::BadValue, "correct the writer, or leave the partition to the key by NULL")
+        }
+        RouteError::Forbidden(_) => {
+            (Code::TopicForbidden, "correct the writer, or list the topic in outbox.topics_allowed")
         }
         RouteError::NullColumn(_) => (Code::MissingValue, "add NOT NULL to the column that names the topic"),
         _ => (Code::IllegalTopic, "topic names have 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-'"),

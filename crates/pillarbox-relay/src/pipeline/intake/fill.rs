@@ -13,13 +13,13 @@ use pillarbox_wire::position::{Epoch, Position, Sequence};
 
 use super::fault::{append_fault, route_fault, too_large_fault};
 use super::letters::{Letters, Replayed};
-use super::record::{RecordTime, Texts, headers, record_time};
+use super::record::{Texts, headers, record_time};
 use super::{CommittedSet, Now, SETS_MAX, SealedSet, SetEnd, Taken};
 use crate::batch::{BatchSet, POOL_BYTES_MAX, Record};
 use crate::config::{Config, Outbox, Transaction as Limits};
-use crate::decode::{Committed, Description, Transaction};
+use crate::decode::{Committed, Row, Transaction};
 use crate::error::Fault;
-use crate::outbox::Event;
+use crate::outbox::{Event, OwnHeaders};
 use crate::pipeline::pace::{Due, Filling, Heat, Pacer};
 use crate::position::checkpoint::{BUCKET_SLOTS, Delta, Table, TopicRecord};
 use crate::position::confirm::Ledger;
@@ -76,18 +76,18 @@ pub(super) struct Fill {
 impl Fill {
     pub(super) fn new(config: &Config, epoch: Epoch, table: &Table, topics: Vec<Topic>, now: Now) -> Self {
         let position = table.position.as_ref().expect("an intake starts from a checkpoint");
-        let templates = config.outbox.iter().map(|outbox| outbox.topic.clone()).collect();
-        let names = |outbox: &Outbox| outbox.headers.iter().map(|h| h.name.clone()).collect();
+        let sources = config.sources();
+        let names = |outbox: &Outbox| outbox.header_names().map(str::to_owned).collect();
         let mut fill = Self {
             pipeline: config.pipeline.to_string(),
             epoch,
             limits: config.kafka.transaction.clone(),
             resumed: position.index.map(|_| (position.commit_lsn, position.part.unwrap_or(1))),
-            header_names: config.outbox.iter().map(names).collect(),
-            router: Router::new(templates, Vec::new()),
+            header_names: sources.iter().map(names).collect(),
+            router: Router::new(&sources, Vec::new()),
             topic_refs: Vec::new(),
             sequences: table.sequences.clone(),
-            set: BatchSet::new(),
+            set: BatchSet::new(config.kafka.compression),
             transactions: 0,
             since: None,
             settle_before: None,
@@ -183,12 +183,12 @@ impl Fill {
     pub(super) fn take_event(
         &mut self,
         event: &Event<'_>,
-        transaction: Transaction,
-        index: u32,
-        relation: &Description,
+        row: &Row<'_>,
+        own_headers: OwnHeaders<'_>,
         replayed: Option<Replayed<'_>>,
         now: Now,
     ) -> Result<Taken, Fault> {
+        let Row { transaction, index, relation, .. } = *row;
         let to = match self.router.route(event, transaction.commit_lsn) {
             Ok(to) => to,
             Err(RouteError::UnknownTopic(name)) => return Ok(Taken::NeedsTopic(name)),
@@ -196,13 +196,14 @@ impl Fill {
         };
         let limits = self.router.topics()[to.topic.0].limits;
         let open = self.open.unwrap_or_default();
-        let time = record_time(transaction.commit_time.to_unix_millis(), now.unix_ms, &limits);
+        let commit_ms = transaction.commit_time.to_unix_millis();
+        let time = record_time(event.time_ms.unwrap_or(commit_ms), now.unix_ms, &limits);
         let sequence = Sequence(self.sequences[to.slot] + 1);
         let position = Position { epoch: self.epoch, commit_lsn: transaction.commit_lsn, index };
         self.texts.write(&self.pipeline, position, sequence, open.parts + 1, time);
         self.texts.origin(replayed.map(|replayed| replayed.letter));
         let names = &self.header_names[event.outbox];
-        let (headers, count) = headers(event, names, &self.texts);
+        let (headers, count) = headers(event, names, own_headers, &self.texts);
         let record = Record {
             timestamp_ms: time.record_ms,
             key: event.key,
@@ -224,7 +225,9 @@ impl Fill {
         self.set
             .append(to, &record, limits.batch_bytes_max)
             .map_err(|error| append_fault(&error, relation, transaction, index))?;
-        self.took(to, sequence, position, bytes, time, now);
+        self.retimed += u64::from(time.event_ms.is_some());
+        self.end.last_commit_ms = Some(commit_ms);
+        self.took(to, sequence, position, bytes, now);
         Ok(Taken::Done)
     }
 
@@ -234,13 +237,10 @@ impl Fill {
         sequence: Sequence,
         position: Position,
         bytes: usize,
-        time: RecordTime,
         now: Now,
     ) {
         self.sequences[to.slot] = sequence.0;
         self.end.last = Some(position);
-        self.end.last_commit_ms = Some(time.commit_ms.unwrap_or(time.record_ms));
-        self.retimed += u64::from(time.commit_ms.is_some());
         self.since.get_or_insert(now.monotonic);
         let open = self.open.as_mut().expect("events come inside transactions");
         open.events += 1;

@@ -26,7 +26,7 @@ use crate::dead_letters::letter::{Head, VERDICT_BYTES_MAX, Verdict, cause};
 use crate::dead_letters::order::Order;
 use crate::decode::{Note, Row, Transaction};
 use crate::error::{Class, Code, Fault};
-use crate::outbox::Extractor;
+use crate::outbox::{Extractor, OwnHeaders};
 use crate::route::{Destination, TopicLimits};
 
 /// A letter's record is at most this large even where the topic takes more.
@@ -180,7 +180,7 @@ impl Fill {
         let taken = match extractor.extract_once(row) {
             Ok(Some(event)) => {
                 let replayed = Replayed { letter, verdict_bytes: VERDICT_BYTES_MAX };
-                self.take_event(&event, row.transaction, row.index, row.relation, Some(replayed), now)
+                self.take_event(&event, row, OwnHeaders::default(), Some(replayed), now)
             }
             Ok(None) => {
                 let table = format!("{}.{}", row.relation.schema, row.relation.name);
@@ -258,7 +258,8 @@ impl Fill {
         let bytes = BatchSet::record_bytes(&record, limits.batch_bytes_max).map_err(|_| too_small(desk))?;
         let appended = self.set.append(to, &record, limits.batch_bytes_max);
         appended.map_err(|error| too_small(desk).because(error))?;
-        self.took(to, sequence, position, bytes, time, now);
+        self.retimed += u64::from(time.event_ms.is_some());
+        self.took(to, sequence, position, bytes, now);
         self.letters.records_in_set += 1;
         Ok(())
     }

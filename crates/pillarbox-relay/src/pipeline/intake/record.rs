@@ -4,7 +4,7 @@ use pillarbox_wire::header;
 use pillarbox_wire::position::{Position, Sequence};
 use pillarbox_wire::record_batch::Header;
 
-use crate::outbox::{Event, HEADERS_MAX};
+use crate::outbox::{Event, HEADERS_MAX, OwnHeaders};
 use crate::route::TopicLimits;
 
 /// Header values of the record at hand.
@@ -33,8 +33,8 @@ impl Texts {
             header::write_decimal(u64::from(part), &mut self.part);
         }
         self.time.clear();
-        if let Some(commit_ms) = time.commit_ms {
-            self.time.extend_from_slice(commit_ms.to_string().as_bytes());
+        if let Some(event_ms) = time.event_ms {
+            self.time.extend_from_slice(event_ms.to_string().as_bytes());
         }
     }
 
@@ -45,16 +45,25 @@ impl Texts {
     }
 }
 
-/// Headers of one record: `id`, the configured columns, then Pillarbox's own.
+/// Headers of one record: `id`, the configured columns, those that a message brings, then
+/// Pillarbox's own.
 pub(super) fn headers<'a>(
     event: &Event<'a>,
     names: &'a [String],
+    own: OwnHeaders<'a>,
     texts: &'a Texts,
 ) -> ([Header<'a>; HEADERS_MAX + 5], usize) {
     let mut headers = [Header { name: "", value: None }; HEADERS_MAX + 5];
     headers[0] = Header { name: header::ID, value: Some(event.id) };
     let mut count = 1;
-    for (name, value) in names.iter().zip(event.headers) {
+    for (number, (name, value)) in names.iter().zip(event.headers).enumerate() {
+        if event.headers_absent & 1 << number != 0 {
+            continue;
+        }
+        headers[count] = Header { name, value };
+        count += 1;
+    }
+    for (name, value) in own.iter() {
         headers[count] = Header { name, value };
         count += 1;
     }
@@ -75,18 +84,19 @@ pub(super) fn headers<'a>(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RecordTime {
     pub(super) record_ms: i64,
-    /// The commit time, where the record carries another.
-    pub(super) commit_ms: Option<i64>,
+    /// The event's own time, where the record carries another.
+    pub(super) event_ms: Option<i64>,
 }
 
-/// Commit time, unless the topic would refuse it or soon delete a record that old.
-pub(super) fn record_time(commit_ms: i64, now_ms: i64, limits: &TopicLimits) -> RecordTime {
-    let age = now_ms.saturating_sub(commit_ms);
+/// The event's time (its commit, or what its row says), unless the topic would refuse it or soon
+/// delete a record that old.
+pub(super) fn record_time(event_ms: i64, now_ms: i64, limits: &TopicLimits) -> RecordTime {
+    let age = now_ms.saturating_sub(event_ms);
     let expiring = limits.retention_ms.is_some_and(|retention| age > retention / 2);
     let refused = age > limits.before_max_ms || age.saturating_neg() > limits.after_max_ms;
     if expiring || refused {
-        RecordTime { record_ms: now_ms, commit_ms: Some(commit_ms) }
+        RecordTime { record_ms: now_ms, event_ms: Some(event_ms) }
     } else {
-        RecordTime { record_ms: commit_ms, commit_ms: None }
+        RecordTime { record_ms: event_ms, event_ms: None }
     }
 }

@@ -1,6 +1,7 @@
 //! Streams by hand: what is sealed, where it ends, and what a restart does with the rest.
 
 mod letters;
+mod messages;
 
 use std::time::Duration;
 
@@ -8,9 +9,9 @@ use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::Epoch;
 use pillarbox_wire::record_batch::record_count;
 
-use super::{CommittedSet, Intake, Now, SETS_MAX, SealedSet, Taken};
-use crate::config::{Config, Kafka, Outbox, Postgres, TableName, Topics, Transaction};
-use crate::decode::tests::{begin, commit, insert, message, relation};
+use super::{CommittedSet, Intake, Now, SETS_MAX, SealedSet, Taken, UpdatesSeen};
+use crate::config::{Compression, Config, Kafka, Outbox, Postgres, TableName, Topics, Transaction, Updates};
+use crate::decode::tests::{begin, commit, delete, insert, message, relation, update};
 use crate::error::Code;
 use crate::position::checkpoint::{PositionRecord, Table, VERSION};
 use crate::route::{Topic, TopicLimits};
@@ -36,9 +37,19 @@ fn config(limits: Transaction) -> Config {
             database: "d".into(),
             slot: "s".into(),
             publication: "p".into(),
+            tls: Default::default(),
+            sql: None,
         },
-        kafka: Kafka { brokers: vec![], topics: Topics::default(), transaction: limits },
+        kafka: Kafka {
+            brokers: vec![],
+            compression: Compression::None,
+            tls: None,
+            sasl: None,
+            topics: Topics::default(),
+            transaction: limits,
+        },
         outbox: vec![Outbox::debezium(table)],
+        messages: None,
     }
 }
 
@@ -325,4 +336,51 @@ fn a_settled_transaction_shares_no_set_with_those_before_it() {
     let sets = intake.take_sealed();
     assert_eq!(sets.len(), 1);
     assert_eq!((sets[0].events, sets[0].end.commit_lsn), (2, Lsn(100)));
+}
+
+#[test]
+fn updates_give_no_event_and_do_what_they_are_told_to() {
+    let changed = update(1, &[Some("a"), Some("order"), Some("key"), Some("other"), None]);
+    for (updates, seen) in [
+        (Updates::Warn, Some(UpdatesSeen { warnings: 1, errors: 0 })),
+        (Updates::Error, Some(UpdatesSeen { warnings: 0, errors: 1 })),
+        (Updates::Stop, None),
+    ] {
+        let mut config = config(Transaction::default());
+        config.outbox[0].updates = updates;
+        let mut intake = Intake::new(&config, Epoch(1), &first(), vec![topic(4)], T0);
+        // An unrelated table may change as it likes.
+        let other = relation(2, "other", &[("id", 25)]);
+        feed(&mut intake, &[outbox(), other, begin(100), update(2, &[None]), row("a", None), delete(1, "a")]);
+        match (seen, intake.take(&changed, SENT, T0)) {
+            (None, Err(fault)) => {
+                assert_eq!(fault.code, Code::OutboxUpdated);
+                assert!(fault.message.contains("row 3 of the transaction at 0/64"), "{fault}");
+            }
+            (Some(seen), Ok(Taken::Done)) => {
+                feed(&mut intake, &[commit(100, 108)]);
+                intake.pace(T0);
+                assert_eq!(intake.take_sealed().remove(0).events, 1);
+                assert_eq!(intake.updates(), seen);
+            }
+            (_, other) => panic!("{updates:?}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_rows_own_time_is_the_records() {
+    let mut config = config(Transaction::default());
+    config.outbox[0].timestamp_column = Some("at".into());
+    let mut intake = Intake::new(&config, Epoch(1), &first(), vec![topic(4)], T0);
+    let columns = [("id", 25), ("aggregatetype", 25), ("aggregateid", 25), ("payload", 25), ("at", 1114)];
+    let row = |at| insert(1, &[Some("a"), Some("order"), Some("k"), None, at]);
+    feed(&mut intake, &[relation(1, "outbox", &columns), begin(100), row(Some("2020-02-02 02:02:02.002"))]);
+    feed(&mut intake, &[commit(100, 108)]);
+    intake.pace(T0);
+    let set = intake.take_sealed().remove(0);
+    // Offset 27 of a record batch: the first record's timestamp.
+    let first: [u8; 8] = set.batches[0].bytes[27..35].try_into().unwrap();
+    assert_eq!(i64::from_be_bytes(first), 1_580_608_922_002);
+    assert_eq!(set.end.last_commit_ms, Some(SENT.to_unix_millis()), "the commit is what lags");
 }

@@ -19,13 +19,19 @@ fn config() -> Config {
             database: "shop".into(),
             slot: "pillarbox_orders".into(),
             publication: "pillarbox_orders".into(),
+            tls: Default::default(),
+            sql: None,
         },
         kafka: config::Kafka {
             brokers: vec!["k:9092".into()],
+            tls: None,
+            sasl: None,
+            compression: config::Compression::None,
             topics: config::Topics::default(),
             transaction: config::Transaction::default(),
         },
         outbox: vec![Outbox::debezium(table)],
+        messages: None,
     }
 }
 
@@ -46,6 +52,7 @@ fn bare() -> Facts {
             schema_version: 0,
             granted: false,
             reads_statistics: true,
+            messages_public: true,
             tables: vec![TableFacts { table, schema_exists: true, exists: false, columns: Vec::new() }],
             publication: PublicationState::Missing,
             slot: None,

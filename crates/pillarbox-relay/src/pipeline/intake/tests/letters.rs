@@ -52,7 +52,7 @@ fn shape(table: &str) -> Shape {
     Shape {
         schema: "public".into(),
         table: table.into(),
-        columns: columns.map(|name| (name.to_owned(), 25)).to_vec(),
+        columns: columns.map(|name| (name.to_owned(), 25, -1)).to_vec(),
     }
 }
 

@@ -1,0 +1,141 @@
+//! How the rows of one described table are read: columns found by name, once.
+//!
+//! A table that changes is described anew and planned anew. Never looks at a row.
+
+use super::compose::Compose;
+use super::value::Kind;
+use super::{OutboxError, TOPIC_PARTS_MAX};
+use crate::config::{HEADERS_MAX, Missing, Outbox, TopicPart};
+use crate::decode::Description;
+
+/// What a column is needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Id,
+    Key,
+    Payload,
+    Topic(usize),
+    Header(usize),
+    /// A header of bytes: text in base64, as Connect's header converter writes it.
+    BytesHeader(usize),
+    Partition,
+    Time,
+    /// Where its headers begin.
+    Trace(usize),
+}
+
+/// How the rows of one described table are read.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Which of the configured tables it is.
+    pub(super) outbox: usize,
+    /// For each column of the tuple, what its type means and what it is needed for.
+    pub(super) columns: Vec<(Kind, Vec<Role>)>,
+    /// Bit n: the table lacks the column of header n.
+    pub(super) headers_absent: u16,
+    /// What is made of the values that were read; `None` = they go out as they are.
+    pub(super) compose: Option<Compose>,
+}
+
+/// The plan for a described table; `None` if it is no outbox.
+pub(super) fn plan(outboxes: &[Outbox], relation: &Description) -> Result<Option<Plan>, OutboxError> {
+    let found = outboxes
+        .iter()
+        .position(|outbox| outbox.table.schema == relation.schema && outbox.table.name == relation.name);
+    let Some(index) = found else { return Ok(None) };
+    let outbox = &outboxes[index];
+    assert!(outbox.header_names().count() <= HEADERS_MAX && outbox.topic.parts().len() <= TOPIC_PARTS_MAX);
+    let table = Table { outbox, relation };
+    let mut columns: Vec<(Kind, Vec<Role>)> = relation
+        .columns
+        .iter()
+        .map(|column| (Kind::of(column.type_oid, column.type_modifier), Vec::new()))
+        .collect();
+    for (name, role) in required(outbox) {
+        columns[table.required(name)?].1.push(role);
+    }
+    let mut headers_absent = 0;
+    for (number, header) in outbox.headers.iter().enumerate() {
+        match table.placed(&header.column)? {
+            Some(at) if columns[at].0 == Kind::Bytea => columns[at].1.push(Role::BytesHeader(number)),
+            Some(at) => columns[at].1.push(Role::Header(number)),
+            None => headers_absent |= 1 << number,
+        }
+    }
+    if let Some(column) = &outbox.partition_column
+        && let Some(at) = table.placed(column)?
+    {
+        columns[at].1.push(Role::Partition);
+    }
+    if let Some(column) = &outbox.trace_column {
+        let first = outbox.headers.len();
+        // Most tables never had it, as with Debezium; each row says which of them it has.
+        headers_absent |= 0b111 << first;
+        if let Some(at) = table.find(column) {
+            columns[at].1.push(Role::Trace(first));
+        }
+    }
+    if let Some(column) = &outbox.version_column {
+        table.required(column)?;
+    }
+    let compose = compose(&table, &columns)?;
+    Ok(Some(Plan { outbox: index, columns, headers_absent, compose }))
+}
+
+/// Columns that every event needs.
+fn required(outbox: &Outbox) -> Vec<(&str, Role)> {
+    let mut roles = vec![
+        (outbox.id_column.as_str(), Role::Id),
+        (outbox.key_column.as_str(), Role::Key),
+        (outbox.payload_column.as_str(), Role::Payload),
+    ];
+    for (at, part) in outbox.topic.parts().iter().enumerate() {
+        if let TopicPart::Column(column) = part {
+            roles.push((column, Role::Topic(at)));
+        }
+    }
+    roles.extend(outbox.timestamp_column.as_deref().map(|column| (column, Role::Time)));
+    roles
+}
+
+fn compose(table: &Table<'_>, columns: &[(Kind, Vec<Role>)]) -> Result<Option<Compose>, OutboxError> {
+    let outbox = table.outbox;
+    if !Compose::is_needed(outbox) {
+        return Ok(None);
+    }
+    let kind = |name: &str| table.required(name).map(|at| columns[at].0);
+    let mut envelope = Vec::new();
+    for field in &outbox.envelope {
+        if let Some(at) = table.placed(&field.column)? {
+            envelope.push((field.name.clone(), at, columns[at].0));
+        }
+    }
+    let (key, payload) = (kind(&outbox.key_column)?, kind(&outbox.payload_column)?);
+    Ok(Some(Compose::new(outbox, key, payload, envelope)))
+}
+
+struct Table<'a> {
+    outbox: &'a Outbox,
+    relation: &'a Description,
+}
+
+impl Table<'_> {
+    fn find(&self, name: &str) -> Option<usize> {
+        self.relation.columns.iter().position(|column| column.name == name)
+    }
+
+    fn required(&self, name: &str) -> Result<usize, OutboxError> {
+        self.find(name).ok_or_else(|| OutboxError::ColumnMissing {
+            table: self.outbox.table.to_string(),
+            column: name.to_owned(),
+        })
+    }
+
+    /// A placed column may be missing where the configuration says so.
+    fn placed(&self, name: &str) -> Result<Option<usize>, OutboxError> {
+        match self.outbox.missing {
+            Missing::Stop => self.required(name).map(Some),
+            Missing::Ignore => Ok(self.find(name)),
+        }
+    }
+}
