@@ -11,6 +11,7 @@ mod options;
 mod rpc;
 
 use std::fs;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -95,7 +96,7 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// Waits until every running broker lists every running broker as alive.
+    /// Waits until every running broker lists every running broker as alive. Its listeners open one by one.
     pub fn wait_ready(&mut self) -> Result<(), LabError> {
         let deadline = Instant::now() + READY_MAX;
         let mut expected: Vec<i32> =
@@ -103,7 +104,7 @@ impl Kafka {
         expected.sort_unstable();
         for broker in self.brokers.iter_mut() {
             let Some(process) = broker.process.as_mut() else { continue };
-            while !sees(broker.ports.broker, &expected) {
+            while !(sees(broker.ports.broker, &expected) && broker.ports.listeners.iter().all(listens)) {
                 if process.wait(LOOK_EVERY)?.is_some() || Instant::now() > deadline {
                     return Err(process.not_ready(READY_MAX));
                 }
@@ -267,6 +268,11 @@ impl Kafka {
 
 fn no_broker(id: usize) -> LabError {
     LabError::Option { what: format!("no kafka broker {id}: they count from 1") }
+}
+
+/// True if somebody takes connections there.
+fn listens(port: &u16) -> bool {
+    TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok()
 }
 
 /// True if the broker on this port answers and lists exactly these brokers as alive.
