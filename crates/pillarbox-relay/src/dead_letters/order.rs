@@ -34,7 +34,8 @@ pub struct Shape {
 impl Shape {
     /// The shape of a described table.
     pub fn new(relation: &Description) -> Self {
-        let column = |column: &ColumnDescription| (column.name.clone(), column.type_oid.0, column.type_modifier);
+        let column =
+            |column: &ColumnDescription| (column.name.clone(), column.type_oid.0, column.type_modifier);
         Self {
             schema: relation.schema.clone(),
             table: relation.name.clone(),
@@ -44,12 +45,11 @@ impl Shape {
 
     /// As the stream would describe it. Its number means nothing.
     pub fn description(&self) -> Description {
-        let column =
-            |(name, oid, type_modifier): &(String, u32, i32)| ColumnDescription {
-                name: name.clone(),
-                type_oid: Oid(*oid),
-                type_modifier: *type_modifier,
-            };
+        let column = |(name, oid, type_modifier): &(String, u32, i32)| ColumnDescription {
+            name: name.clone(),
+            type_oid: Oid(*oid),
+            type_modifier: *type_modifier,
+        };
         Description {
             number: 0,
             schema: self.schema.clone(),

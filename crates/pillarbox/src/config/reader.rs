@@ -160,23 +160,6 @@ impl<'a> Section<'a> {
         self.context.report(problem.hint(hint));
     }
 
-    /// An option of a later version: present and not `accepted` is a problem of its own kind.
-    pub(crate) fn unsupported(&self, key: &'static str, accepted: &[&str], hint: &str) {
-        let Some(node) = self.node(key) else { return };
-        if matches!(&node.value, Value::Scalar(text) if accepted.contains(&text.as_str())) {
-            return;
-        }
-        self.unsupported_at(key, node.place, hint);
-    }
-
-    /// Reports an option or value of a later version.
-    pub(crate) fn unsupported_at(&self, key: &str, place: Place, hint: &str) {
-        let option = self.option(key);
-        let message = format!("{option} is not supported by this version");
-        self.context
-            .report(Problem::new(Code::ConfigUnsupported, option, message).at(Some(place)).hint(hint));
-    }
-
     /// Reports what was never asked for.
     pub(crate) fn finish(self) {
         let asked = self.asked.into_inner();
