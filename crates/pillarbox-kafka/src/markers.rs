@@ -297,7 +297,14 @@ async fn write(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use pillarbox_wire::record_batch::BatchBuilder;
+
     use super::*;
+    use crate::admin::{self, OffsetOf, TopicSpec};
+    use crate::cluster::ClusterConfig;
+    use crate::producer::{Batch, Outcome, Producer, ProducerConfig, TopicRef, Transaction};
 
     #[test]
     fn only_what_the_coordinator_ended_last_is_ended() {
@@ -332,5 +339,59 @@ mod tests {
         for (state, epoch, open, expected) in older {
             assert_eq!(judge(&last(state, epoch), open, 0), expected, "{state} {epoch}, open {open}, older");
         }
+    }
+
+    /// The partition has gone on: a marker of an earlier epoch must not end what is open there now.
+    #[test]
+    fn a_late_marker_is_refused() {
+        let kafka = pillarbox_lab::Kafka::start(pillarbox_lab::KafkaOptions::default()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let cluster = Cluster::connect(ClusterConfig::new([kafka.bootstrap()])).await.unwrap();
+            let spec = TopicSpec {
+                name: "orders".to_owned(),
+                partitions: 1,
+                replication_factor: -1,
+                configs: Vec::new(),
+            };
+            admin::create_topic(&cluster, &spec).await.unwrap();
+            let id = admin::describe_topic(&cluster, "orders").await.unwrap().unwrap().id;
+            let topic = Arc::new(TopicRef { name: "orders".to_owned(), id });
+            let config = ProducerConfig { ids_owned: 1, ..ProducerConfig::new("pillarbox.orders.") };
+            let mut producer = Producer::init(cluster.clone(), config).await.unwrap();
+            for n in 0..3 {
+                let mut batch = BatchBuilder::new();
+                batch.append(n, None, Some(b"value"), &[]).unwrap();
+                batch.finish();
+                let last = Batch::from_vec(Arc::clone(&topic), 0, batch.take(), 1);
+                producer.submit(Transaction { data: Vec::new(), last, tag: n });
+                assert!(matches!(producer.next().await, Outcome::Committed(_)));
+            }
+            let end =
+                async || admin::list_offset(&cluster, "orders", 0, OffsetOf::LatestCommitted).await.unwrap();
+            while end().await < 6 {}
+
+            let known = describe_producers(&cluster, "orders").await;
+            let open = Open {
+                topic: "orders".to_owned(),
+                partition: 0,
+                first_offset: 2,
+                transactional_id: "pillarbox.orders.0".to_owned(),
+            };
+            let epoch = known.producer_epoch - 1;
+            let late = known.with_producer_epoch(epoch);
+            assert_eq!(write(&cluster, &open, Ending::Abort, &late).await, Ok(false));
+            assert_eq!(end().await, 6, "three records, three markers");
+        });
+    }
+
+    /// The one producer that has written to partition 0.
+    async fn describe_producers(cluster: &Cluster, topic: &str) -> ProducerState {
+        let topics =
+            vec![TopicRequest::default().with_name(topic_name(topic)).with_partition_indexes(vec![0])];
+        let request = DescribeProducersRequest::default().with_topics(topics);
+        let (leader, _) = leader_of(cluster, topic, 0, true).await.unwrap();
+        let answer = cluster.call_broker(leader, &request).await.unwrap();
+        answer.topics[0].partitions[0].active_producers[0].clone()
     }
 }

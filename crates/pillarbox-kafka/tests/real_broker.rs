@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use pillarbox_kafka::admin::{self, Creation, OffsetOf, TopicSpec};
-use pillarbox_kafka::producer::{LostReason, Producer, ProducerConfig};
+use pillarbox_kafka::producer::{LostReason, Outcome, Producer, ProducerConfig};
 use pillarbox_kafka::reader::{PartitionReader, ReaderOptions};
 use pillarbox_kafka::{Cluster, ErrorCode, markers};
 use pillarbox_lab::{Kafka, KafkaOptions};
@@ -323,9 +323,9 @@ fn three_brokers_and_one_of_them_dies_under_load() {
     });
 }
 
-/// A marker is lost on purpose: the only replica of a partition dies between its acknowledgement and EndTxn.
+/// Markers are lost on purpose: the only replica of a partition dies between its acknowledgement and EndTxn.
 #[test]
-fn a_marker_lost_with_a_partition_that_had_no_leader_is_written() {
+fn a_lost_marker_is_written_unless_its_outcome_is_forgotten() {
     let mut kafka = Kafka::start(KafkaOptions::brokers(3)).unwrap();
     let bootstrap = kafka.bootstrap();
     runtime().block_on(async {
@@ -334,48 +334,76 @@ fn a_marker_lost_with_a_partition_that_had_no_leader_is_written() {
             let spec = TopicSpec { replication_factor: 1, ..spec(name, partitions, &[]) };
             admin::create_topic(&cluster, &spec).await.unwrap();
         }
-        let topics = Topics::find(&cluster, "orders", CHECKPOINT).await;
         // Partitions of one replica are spread: two of three are not where the checkpoint is.
         let keeper = holder(&kafka, CHECKPOINT, 0);
-        let elsewhere: Vec<i32> = (0..3).filter(|n| holder(&kafka, "orders", *n) != keeper).collect();
-        let (lost, victim) = (elsewhere[0], holder(&kafka, "orders", elsewhere[0]));
-        let safe = (0..3).find(|n| holder(&kafka, "orders", *n) != victim).unwrap();
-
-        let mut producer = producer(&cluster).await;
-        // Much behind the one record, so that the transaction is far from whole when the record is there.
-        let mut transaction = topics.transaction(0, 0);
-        transaction.data.push(support::batch(&topics.data, lost, "kept"));
-        transaction.data.extend((0..500).map(|n| support::batch(&topics.data, safe, &n.to_string())));
-        producer.submit(transaction);
-        let offset = async |which| admin::list_offset(&cluster, "orders", lost, which).await.unwrap();
-        let written = async { while offset(OffsetOf::Latest).await < 1 {} };
-        tokio::select! {
-            () = written => {}
-            _ = producer.next() => panic!("the transaction was over before the first look"),
-        }
-        // Its acknowledgement is here a moment later.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        kafka.kill9(victim).unwrap();
-        while admin::describe_topic(&cluster, "orders").await.unwrap().unwrap().leaderless == 0 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        assert_eq!(next_committed(&mut producer).await.transaction.tag, 0);
-        kafka.start_broker(victim).unwrap();
-
+        let lost = (0..3).find(|n| holder(&kafka, "orders", *n) != keeper).unwrap();
         let watched = [("orders".to_owned(), 3), (CHECKPOINT.to_owned(), 1)];
         let ids: Vec<String> = (0..8).map(|n| format!("pillarbox.orders.{n}")).collect();
-        let again = Cluster::connect(config(&bootstrap)).await.unwrap();
-        let report = markers::restore(&again, &ids, &watched).await.unwrap();
+
+        let at = lose_a_marker(&mut kafka, lost, "kept").await;
+        let cluster = Cluster::connect(config(&bootstrap)).await.unwrap();
+        let report = markers::restore(&cluster, &ids, &watched).await.unwrap();
         let found: Vec<_> = report
             .written
             .iter()
             .map(|(open, ending)| (open.partition, open.first_offset, *ending))
             .collect();
-        assert_eq!(found, [(lost, 0, markers::Ending::Commit)]);
-        assert_eq!(read(&again, "orders", lost).await, ["kept"]);
-        let nothing = markers::restore(&again, &ids, &watched).await.unwrap();
+        assert_eq!((found, report.unknown), (vec![(lost, at, markers::Ending::Commit)], vec![]));
+        assert_eq!(read(&cluster, "orders", lost).await, ["kept"]);
+        let nothing = markers::restore(&cluster, &ids, &watched).await.unwrap();
         assert_eq!(nothing, markers::Report::default(), "a second look finds nothing");
+
+        // Whoever fences first can tell no more: it is reported, and left as it is.
+        let at = lose_a_marker(&mut kafka, lost, "forgotten").await;
+        let cluster = Cluster::connect(config(&bootstrap)).await.unwrap();
+        producer(&cluster).await;
+        let report = markers::restore(&cluster, &ids, &watched).await.unwrap();
+        let found: Vec<_> = report.unknown.iter().map(|open| (open.partition, open.first_offset)).collect();
+        assert_eq!((found, report.written), (vec![(lost, at)], vec![]));
+        let stable = admin::list_offset(&cluster, "orders", lost, OffsetOf::LatestCommitted).await.unwrap();
+        assert_eq!(stable, at);
     });
+}
+
+/// Commits a transaction with one record for a partition whose only replica is down by then; it is up again after.
+/// Gives the record's offset.
+async fn lose_a_marker(kafka: &mut Kafka, lost: i32, value: &str) -> i64 {
+    for _ in 0..5 {
+        if let Some(offset) = try_to_lose_a_marker(kafka, lost, value).await {
+            return offset;
+        }
+    }
+    panic!("no acknowledgement came before the broker died");
+}
+
+/// `None` if the broker died before its acknowledgement was here: nothing is committed then.
+async fn try_to_lose_a_marker(kafka: &mut Kafka, lost: i32, value: &str) -> Option<i64> {
+    let cluster = Cluster::connect(config(&kafka.bootstrap())).await.unwrap();
+    let topics = Topics::find(&cluster, "orders", CHECKPOINT).await;
+    let victim = holder(kafka, "orders", lost);
+    let safe = (0..3).find(|n| holder(kafka, "orders", *n) != victim).unwrap();
+    let mut producer = producer(&cluster).await;
+    // Much behind the one record, so that the transaction is far from whole when the record is there.
+    let mut transaction = topics.transaction(0, 0);
+    transaction.data.push(support::batch(&topics.data, lost, value));
+    transaction.data.extend((0..500).map(|n| support::batch(&topics.data, safe, &n.to_string())));
+    let offset = async || admin::list_offset(&cluster, "orders", lost, OffsetOf::Latest).await.unwrap();
+    let before = offset().await;
+    producer.submit(transaction);
+    let written = async { while offset().await == before {} };
+    tokio::select! {
+        () = written => {}
+        _ = producer.next() => panic!("the transaction was over before the first look"),
+    }
+    // Its acknowledgement is here a moment later.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    kafka.kill9(victim).unwrap();
+    while admin::describe_topic(&cluster, "orders").await.unwrap().unwrap().leaderless == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let outcome = support::next(&mut producer).await;
+    kafka.start_broker(victim).unwrap();
+    matches!(outcome, Outcome::Committed(_)).then_some(before)
 }
 
 /// The broker that holds a replica of this partition.

@@ -134,7 +134,12 @@ async fn tls_alone(site: &Site) {
     let missing = failure(site.attempt("SECURE", site.tls("absent.pem", None), None).await);
     assert!(matches!(missing, Failure::File { .. }), "{missing}");
     let chain = Tls { verify: Verify::Chain, ..right().expect("TLS") };
-    site.attempt("ELSEWHERE", Some(chain), None).await.expect("whatever its name");
+    site.attempt("ELSEWHERE", Some(chain.clone()), None).await.expect("whatever its name");
+    let expired = failure(site.attempt("EXPIRED", Some(chain), None).await);
+    assert!(matches!(expired, Failure::Expired { .. }), "{expired}");
+    let other = Tls { verify: Verify::Chain, ..site.tls("other.pem", None).expect("TLS") };
+    let untrusted = failure(site.attempt("ELSEWHERE", Some(other), None).await);
+    assert!(matches!(untrusted, Failure::Untrusted { .. }), "{untrusted}");
     for (listener, tls) in [("SECURE", None), ("LOGIN", right()), ("BARE", None)] {
         let error = site.attempt(listener, tls, None).await.err().expect("a refusal");
         assert!(matches!(error, Error::TlsOrSaslExpected { .. }), "{listener}: {error:?}");

@@ -6,14 +6,13 @@
 //! Its offsets live in a file that goes with it. Must never listen beyond loopback.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::account::{give, server_account};
 use crate::cache::quiet;
 use crate::folder::Temporary;
+use crate::http::exchange;
 use crate::process::{Launch, ServerProcess};
 use crate::{LabError, download, ports};
 
@@ -79,26 +78,9 @@ impl Connect {
 
     /// One request to the REST interface: status code and body.
     pub fn ask(&self, method: &str, path: &str, body: &str) -> Result<(u16, String), LabError> {
-        exchange(self.port, method, path, body).map_err(LabError::io("ask", format!("connect{path}")))
+        exchange(self.port, method, path, body, ANSWER_MAX)
+            .map_err(LabError::io("ask", format!("connect{path}")))
     }
-}
-
-/// One request, one answer, connection closed (HTTP/1.0).
-fn exchange(port: u16, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, port).into(), ANSWER_MAX)?;
-    stream.set_read_timeout(Some(ANSWER_MAX))?;
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-         Content-Length: {length}\r\n\r\n{body}"
-    )?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let broken = || std::io::Error::other("the answer is not HTTP");
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(broken)?;
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(broken)?;
-    Ok((code, body.to_owned()))
 }
 
 fn properties(bootstrap: &str, port: u16, offsets: &str) -> String {

@@ -15,6 +15,7 @@ pub mod download;
 pub mod error;
 mod folder;
 pub mod history;
+pub mod http;
 pub mod kafka;
 pub mod ports;
 pub mod postgres;

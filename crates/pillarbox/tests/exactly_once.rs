@@ -74,6 +74,15 @@ impl Starts {
         relay.start_again();
     }
 
+    /// What a supervisor does: a relay that cannot reach a server for 30 s after its start ends, and a busy machine may
+    /// take longer to start one.
+    fn supervise(relay: &mut Relay) {
+        if !relay.is_running() {
+            println!("the relay ended while a server was down; it is started again");
+            relay.start_again();
+        }
+    }
+
     fn that_committed(&self) -> usize {
         self.committed.iter().filter(|events| **events > 0).count()
     }
@@ -85,7 +94,7 @@ fn strike(fault: Fault, site: &mut Site, relay: &mut Relay, starts: &mut Starts,
     let both = dice.below(2) == 0;
     let moment = dice.between(Duration::ZERO, OUTAGE_MAX);
     match fault {
-        Fault::KillRelay => starts.end(relay),
+        Fault::KillRelay => return starts.end(relay),
         Fault::CrashPostgres => {
             site.postgres.stop(ShutdownMode::Immediate, STREAMING_MAX).expect("Postgres stops");
             if both {
@@ -103,6 +112,7 @@ fn strike(fault: Fault, site: &mut Site, relay: &mut Relay, starts: &mut Starts,
             site.kafka.start_broker(1).expect("the broker starts again");
         }
     }
+    Starts::supervise(relay);
 }
 
 /// Records that were written and aborted.

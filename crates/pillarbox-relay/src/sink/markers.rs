@@ -32,21 +32,25 @@ pub(super) async fn complete(cluster: &Cluster, config: &Config, table: Option<T
     for _ in 0..ROUNDS_MAX {
         let Some(report) = look(cluster, config, table.as_ref()).await? else { return Ok(()) };
         tell(&report);
-        if let Some(open) = report.unknown.first() {
-            let message = format!(
-                "a transaction of {} is open in {}/{} from offset {}, its outcome forgotten",
-                open.transactional_id, open.topic, open.partition, open.first_offset
-            );
-            return Err(Fault::new(Code::KafkaMarkersLost, message).hint(
-                "compare what the partition holds from that offset with the outbox, then end it: kafka-transactions.sh --bootstrap-server HOST:PORT abort, see the page of this code",
-            ));
-        }
+        known(&report)?;
         if report.written.is_empty() {
             return Ok(());
         }
         table = read(cluster, config, End::Committed).await?;
     }
     Ok(())
+}
+
+/// An outcome is never guessed: the pipeline starts over until somebody has ended the transaction.
+fn known(report: &Report) -> Result<(), Fault> {
+    let Some(open) = report.unknown.first() else { return Ok(()) };
+    let message = format!(
+        "a transaction of {} is open in {}/{} from offset {}, its outcome forgotten",
+        open.transactional_id, open.topic, open.partition, open.first_offset
+    );
+    Err(Fault::new(Code::KafkaMarkersLost, message).hint(
+        "compare what the partition holds from that offset with the outbox, then end it: kafka-transactions.sh --bootstrap-server HOST:PORT abort, see the page of this code",
+    ))
 }
 
 async fn look(cluster: &Cluster, config: &Config, table: Option<&Table>) -> Result<Option<Report>, Fault> {
@@ -85,5 +89,29 @@ fn tell(report: &Report) {
     }
     for topic in &report.hidden {
         tracing::info!(topic, "cannot look for lost transaction markers here: Read is not granted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pillarbox_kafka::markers::Open;
+
+    use super::*;
+    use crate::error::Class;
+
+    #[test]
+    fn an_outcome_that_nobody_remembers_is_waited_for() {
+        let open = || Open {
+            topic: "orders".to_owned(),
+            partition: 3,
+            first_offset: 17,
+            transactional_id: "pillarbox.orders.1".to_owned(),
+        };
+        let written = Report { written: vec![(open(), Ending::Commit)], ..Report::default() };
+        assert_eq!(known(&written), Ok(()));
+        let unknown = Report { unknown: vec![open()], ..written };
+        let fault = known(&unknown).expect_err("a fault");
+        assert_eq!((fault.code, fault.class()), (Code::KafkaMarkersLost, Class::Retry));
+        assert!(fault.message.contains("orders/3 from offset 17"), "{}", fault.message);
     }
 }

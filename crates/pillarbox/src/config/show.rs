@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pillarbox_relay::config::{
     ChannelBinding, Messages, Outbox, PlainPart, Postgres, PostgresTls, Roots, Sasl, Tls, TopicPart, Verify,
 };
@@ -215,14 +216,9 @@ pub(crate) fn url(postgres: &Postgres) -> String {
     format!("postgres://{user}@{host}:{port}/{database}{binding}")
 }
 
-/// Percent-encodes everything but unreserved characters.
+/// What every part of a URI may hold as it is.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 pub(crate) fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
+    utf8_percent_encode(text, PLAIN).to_string()
 }

@@ -4,12 +4,11 @@
 //! payload). Must never share an address with another relay.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use pillarbox_lab::http::exchange;
 use pillarbox_lab::process::{Launch, ServerProcess};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -61,12 +60,12 @@ impl Relay {
 
     /// Status code and body of `GET path`; `None` where nobody answers.
     pub(crate) fn get(&self, path: &str) -> Option<(u16, String)> {
-        exchange(self.port, "GET", path).ok()
+        exchange(self.port, "GET", path, "", ANSWER_MAX).ok()
     }
 
     /// Status code and body of `POST path`; `None` where nobody answers.
     pub(crate) fn post(&self, path: &str) -> Option<(u16, String)> {
-        exchange(self.port, "POST", path).ok()
+        exchange(self.port, "POST", path, "", ANSWER_MAX).ok()
     }
 
     /// `GET /api/v1/status`.
@@ -171,18 +170,4 @@ fn launch(file: &Path, env: &Env, log: &Path) -> ServerProcess {
     command.arg("run").arg("-c").arg(file).envs(env.iter().copied());
     let launch = Launch { name: "pillarbox run".into(), command, log: log.to_owned(), account: None };
     ServerProcess::start(launch).expect("the relay starts")
-}
-
-/// One request, one answer, connection closed (HTTP/1.0).
-fn exchange(port: u16, method: &str, path: &str) -> std::io::Result<(u16, String)> {
-    let address = (Ipv4Addr::LOCALHOST, port).into();
-    let mut stream = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
-    stream.set_read_timeout(Some(ANSWER_MAX))?;
-    write!(stream, "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let broken = || std::io::Error::other("the answer is not HTTP");
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(broken)?;
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(broken)?;
-    Ok((code, body.to_owned()))
 }

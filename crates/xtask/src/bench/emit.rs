@@ -70,8 +70,8 @@ impl Arm {
             Arm::InsertDelete => {
                 // pgbench knows no uuid: one is made of the session and a number.
                 "\\set number random(1, 9000000000000000)\n".to_owned()
-                    + &insert("lpad(to_hex(:number), 32, '0')::uuid", payload)
-                    + "DELETE FROM outbox WHERE id = lpad(to_hex(:number), 32, '0')::uuid;\n"
+                    + &insert("lpad(to_hex(:number::bigint), 32, '0')::uuid", payload)
+                    + "DELETE FROM outbox WHERE id = lpad(to_hex(:number::bigint), 32, '0')::uuid;\n"
             }
         };
         format!(
