@@ -192,7 +192,7 @@ impl Config {
 
     /// Whether any row may become a dead letter.
     pub fn has_dead_letters(&self) -> bool {
-        self.outbox.iter().any(|outbox| outbox.on_error == OnError::DeadLetter)
+        self.sources().iter().any(|outbox| outbox.on_error == OnError::DeadLetter)
     }
 
     /// What the transactional ids begin with; a digit follows.

@@ -39,11 +39,12 @@ pub struct Head {
 impl Head {
     /// For a row that was refused with `fault`.
     pub fn new(row: &Row<'_>, fault: &Fault, id: Option<&[u8]>) -> Self {
+        let shape = Shape::new(row.relation);
         Self {
             reason: fault.code.to_string(),
             cause: cause(fault),
-            table: format!("{}.{}", row.relation.schema, row.relation.name),
-            row: serde_json::to_vec(&Shape::new(row.relation)).expect("names always serialise"),
+            table: shape.name(),
+            row: serde_json::to_vec(&shape).expect("names always serialise"),
             size: row.tuple.as_bytes().len().to_string(),
             id: id.filter(|id| id.len() <= ID_BYTES_MAX).map(<[u8]>::to_vec),
         }

@@ -12,6 +12,7 @@ use pillarbox_wire::lsn::Oid;
 use pillarbox_wire::pgoutput::Tuple;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Messages;
 use crate::decode::{ColumnDescription, Description};
 
 /// The prefix of orders.
@@ -20,7 +21,11 @@ pub const PREFIX: &str = "pillarbox.dead-letters";
 /// may hold.
 pub const ROW_BYTES_MAX: usize = 60 << 20;
 
-/// A table and the columns of one row of it, as the stream described them.
+/// The one column of a message's letter, bytes.
+const CONTENT: (&str, u32, i32) = ("content", 17, -1);
+
+/// A table and the columns of one row of it, as the stream described them; or a message, whose
+/// content is the one column of a table without a schema, with the message's prefix as its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     /// The schema.
@@ -40,6 +45,30 @@ impl Shape {
             schema: relation.schema.clone(),
             table: relation.name.clone(),
             columns: relation.columns.iter().map(column).collect(),
+        }
+    }
+
+    /// The shape of messages with this prefix.
+    pub fn message(prefix: &str) -> Self {
+        let (name, oid, type_modifier) = CONTENT;
+        Self {
+            schema: Messages::SCHEMA.to_owned(),
+            table: prefix.to_owned(),
+            columns: vec![(name.to_owned(), oid, type_modifier)],
+        }
+    }
+
+    /// Whether it is that of a message.
+    pub fn is_message(&self) -> bool {
+        self.schema == Messages::SCHEMA
+    }
+
+    /// `schema.table`, or `message:prefix`.
+    pub fn name(&self) -> String {
+        if self.is_message() {
+            format!("message:{}", self.table)
+        } else {
+            format!("{}.{}", self.schema, self.table)
         }
     }
 

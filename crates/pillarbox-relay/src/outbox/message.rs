@@ -178,6 +178,30 @@ fn emitted(rest: &[u8]) -> Result<(Tuple<'_>, OwnHeaders<'_>), MessageError> {
     Ok((row, OwnHeaders::new(headers)?))
 }
 
+/// A name and the value that goes by it.
+pub type Part<'a> = (String, Option<&'a [u8]>);
+
+/// What a person finds in content that `pillarbox.emit()` wrote: the parts by the names of its
+/// columns, then `header NAME` for each of the caller's; `None` for other content.
+pub fn emitted_parts(content: &[u8]) -> Option<Vec<Part<'_>>> {
+    let (row, headers) = emitted(content.strip_prefix(&MAGIC)?.strip_prefix(&[VERSION])?).ok()?;
+    let values = row.columns().map(|column| match column {
+        Column::Text(value) => Some(value),
+        _ => None,
+    });
+    let columns = MESSAGE_COLUMNS.map(str::to_owned).into_iter().zip(values);
+    Some(columns.chain(headers.iter().map(|(name, value)| (format!("header {name}"), value))).collect())
+}
+
+/// The event id in content that `pillarbox.emit()` wrote.
+pub fn emitted_id(content: &[u8]) -> Option<&[u8]> {
+    let (row, _) = emitted(content.strip_prefix(&MAGIC)?.strip_prefix(&[VERSION])?).ok()?;
+    match row.columns().next()? {
+        Column::Text(id) => Some(id),
+        _ => None,
+    }
+}
+
 fn put(row: &mut Vec<u8>, value: &[u8]) {
     row.push(b't');
     // A message is received in one frame, which is far shorter than 2 GiB.

@@ -39,7 +39,7 @@ use pillarbox_wire::pgoutput::Column;
 use crate::config::{self, Updates};
 use crate::decode::{Description, Row};
 
-pub use self::message::{MessageError, MessageReader, OwnHeaders};
+pub use self::message::{MessageError, MessageReader, OwnHeaders, Part, emitted_id, emitted_parts};
 use self::plan::{Plan, Role};
 use self::value::{Kind, Plain, partition, plain, unix_millis};
 

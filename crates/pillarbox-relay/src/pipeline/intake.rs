@@ -38,7 +38,7 @@ pub use self::set::{CommittedSet, SealedSet, SetEnd};
 use super::pace::Due;
 use crate::config::{Config, Updates};
 use crate::dead_letters::order;
-use crate::decode::{Change, Decoder, Row};
+use crate::decode::{Change, Decoder, Note, Row};
 use crate::error::Fault;
 use crate::outbox::{Extractor, MessageReader, OwnHeaders};
 use crate::position::checkpoint::Table;
@@ -139,7 +139,7 @@ impl Intake {
             Change::Message(note) if note.prefix == order::PREFIX => {
                 match self.covered.covers(note.transaction.commit_lsn, note.index) {
                     true => Taken::Done,
-                    false => self.fill.take_order(&mut self.extractor, &note, now)?,
+                    false => self.fill.take_order(&mut self.extractor, self.messages.as_mut(), &note, now)?,
                 }
             }
             Change::Message(note) => match &mut self.messages {
@@ -147,8 +147,8 @@ impl Intake {
                     if self.covered.covers(note.transaction.commit_lsn, note.index) {
                         Taken::Done
                     } else {
-                        let read = messages.read(&note).map_err(|error| message_fault(&error, &note))?;
-                        take_row(&mut self.extractor, &mut self.fill, &read.0, read.1, now)?
+                        let taken = take_note(messages, &mut self.extractor, &mut self.fill, &note, now);
+                        taken.or_else(|fault| self.fill.refuse_message(&note, fault, now))?
                     }
                 }
                 _ => {
@@ -300,6 +300,18 @@ impl Intake {
     pub fn committed(&mut self, set: CommittedSet, now: Now) {
         self.fill.committed(set, now);
     }
+}
+
+/// A message that is an event.
+fn take_note(
+    messages: &mut MessageReader,
+    extractor: &mut Extractor,
+    fill: &mut Fill,
+    note: &Note<'_>,
+    now: Now,
+) -> Result<Taken, Fault> {
+    let (row, own_headers) = messages.read(note).map_err(|error| message_fault(&error, note))?;
+    take_row(extractor, fill, &row, own_headers, now)
 }
 
 /// A row, of a table or made of a message, on its way into the set; takes nothing of another table.

@@ -12,6 +12,7 @@ use pillarbox_relay::dead_letters::command::{Act, Which, carry_out};
 use pillarbox_relay::dead_letters::letter::{Letter, State};
 use pillarbox_relay::dead_letters::{list, row};
 use pillarbox_relay::error::{Code, ExitCode, Fault};
+use pillarbox_relay::outbox::{Part, emitted_parts};
 use pillarbox_relay::sink;
 use pillarbox_wire::pgoutput::{Column, Tuple};
 use pillarbox_wire::position::Position;
@@ -126,12 +127,11 @@ impl Show {
             let message = format!("dead letter {} is damaged", letter.position);
             Fault::new(Code::DeadLetterTopicUnfit, message).because(error)
         })?;
-        let names = letter.shape.columns.iter().map(|(name, ..)| name.as_str());
-        let values: Vec<(&str, Option<&[u8]>)> = names.zip(tuple.columns().map(value)).collect();
+        let values = values(letter, tuple);
         match (&self.column, self.output) {
             (Some(name), _) => {
                 let found = values.iter().find(|(column, _)| column == name).ok_or_else(|| {
-                    let table = &letter.shape.table;
+                    let table = letter.shape.name();
                     Fault::new(Code::ColumnMissing, format!("the row of {table} has no column `{name}`"))
                         .hint("leave --column out to see them all")
                 })?;
@@ -188,7 +188,7 @@ fn heading() -> String {
 }
 
 fn line(letter: &Letter) -> String {
-    let table = format!("{}.{}", letter.shape.schema, letter.shape.table);
+    let table = letter.shape.name();
     let (code, cause) = (&letter.reason.code, &letter.reason.cause);
     let (state, size) = (state(letter.state), letter.size);
     let mut line = format!("{} {state:<9} {code:<7} {size:>10} {table:<24} {cause}", letter.position);
@@ -211,7 +211,7 @@ fn json(letter: &Letter) -> Value {
         "reason": letter.reason.code,
         "cause": letter.reason.cause,
         "refusals": letter.refusals,
-        "table": format!("{}.{}", letter.shape.schema, letter.shape.table),
+        "table": letter.shape.name(),
         "id": letter.id,
         "bytes": letter.size,
         "chunks": letter.chunks,
@@ -228,6 +228,14 @@ fn state(state: State) -> &'static str {
     }
 }
 
+/// The row's columns; those that `pillarbox.emit()` packed into a message by their own names.
+fn values<'a>(letter: &Letter, tuple: Tuple<'a>) -> Vec<Part<'a>> {
+    let names = letter.shape.columns.iter().map(|(name, ..)| name.clone());
+    let columns: Vec<_> = names.zip(tuple.columns().map(value)).collect();
+    let content = columns.first().and_then(|(_, content)| *content);
+    content.filter(|_| letter.shape.is_message()).and_then(emitted_parts).unwrap_or(columns)
+}
+
 fn value(column: Column<'_>) -> Option<&[u8]> {
     match column {
         Column::Text(value) | Column::Binary(value) => Some(value),
@@ -236,12 +244,12 @@ fn value(column: Column<'_>) -> Option<&[u8]> {
 }
 
 /// Text as a string, other bytes in base64 under `<name>_base64`, nothing as null.
-fn row_json(values: &[(&str, Option<&[u8]>)]) -> Value {
+fn row_json(values: &[Part<'_>]) -> Value {
     let mut row = Map::new();
     for (name, value) in values {
         match value.map(std::str::from_utf8) {
-            None => row.insert((*name).to_owned(), Value::Null),
-            Some(Ok(text)) => row.insert((*name).to_owned(), json!(text)),
+            None => row.insert(name.clone(), Value::Null),
+            Some(Ok(text)) => row.insert(name.clone(), json!(text)),
             Some(Err(_)) => {
                 row.insert(format!("{name}_base64"), json!(STANDARD.encode(value.unwrap_or_default())))
             }
@@ -251,7 +259,7 @@ fn row_json(values: &[(&str, Option<&[u8]>)]) -> Value {
 }
 
 /// Control characters are shown, not obeyed.
-fn row_text(values: &[(&str, Option<&[u8]>)]) -> String {
+fn row_text(values: &[Part<'_>]) -> String {
     let mut text = String::new();
     for (name, value) in values {
         let shown = match value.map(std::str::from_utf8) {
@@ -287,6 +295,7 @@ mod tests {
     #[test]
     fn a_row_obeys_no_control_character() {
         let values = [("a", Some(&b"x\x1b[2J"[..])), ("b", None), ("c", Some(b"\xff"))];
+        let values = values.map(|(name, value)| (name.to_owned(), value));
         assert_eq!(row_text(&values), "a: x\\u{1b}[2J\nb: (null)\nc: (1 bytes)\n");
         assert_eq!(row_json(&values), json!({ "a": "x\u{1b}[2J", "b": null, "c_base64": "/w==" }));
     }

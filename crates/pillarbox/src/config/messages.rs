@@ -6,7 +6,7 @@ use pillarbox_relay::config::{
 use pillarbox_relay::error::Code;
 use pillarbox_relay::outbox::HEADERS_MAX;
 
-use super::outbox::headers;
+use super::outbox::{ON_ERROR, headers};
 use super::problem::Problem;
 use super::reader::{Context, Section};
 
@@ -45,6 +45,7 @@ pub(super) fn read(context: &Context<'_>, root: &Section<'_>) -> Option<Option<M
         }
         plain.finish();
     }
+    messages.outbox.on_error = section.choice("on_error", ON_ERROR).unwrap_or_default();
     section.finish();
     prefix.map(|_| Some(messages))
 }

@@ -80,6 +80,7 @@ fn messages(messages: &Messages) -> Value {
         "prefix": messages.prefix,
         "topic": outbox["topic"],
         "headers": outbox["headers"],
+        "on_error": outbox["on_error"],
         "plain": {
             "id": part(&messages.plain.id),
             "aggregatetype": part(&messages.plain.aggregate_type),

@@ -11,5 +11,6 @@
 mod harness;
 
 mod kills;
+mod messages;
 mod operator;
 mod world;

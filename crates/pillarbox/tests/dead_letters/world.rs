@@ -26,6 +26,7 @@ const OUTBOX: &str = "outbox:
     headers: [ { column: kind, name: kind } ]
     on_error: dead_letter
   - { table: public.strict }
+messages: { prefix: outbox, on_error: dead_letter }
 ";
 
 const TABLES: &str =

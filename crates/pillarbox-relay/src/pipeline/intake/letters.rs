@@ -4,6 +4,7 @@
 //! | comes | goes into the set |
 //! | --- | --- |
 //! | a row that is refused, its table says `dead_letter` | the letter, all its chunks |
+//! | a message that is refused, `messages` say so | the same, its content as it is |
 //! | an order to replay | the event and a verdict; refused again, the verdict alone |
 //! | an order to discard | a verdict |
 //! | an order to flush | nothing; the set is sealed at the boundary |
@@ -11,22 +12,22 @@
 //! What belongs together goes into one set, so into one Kafka transaction with the checkpoint.
 //! Pure.
 
-use pillarbox_wire::header;
-use pillarbox_wire::pgoutput::Column;
+use pillarbox_wire::header::{self, PbPos};
+use pillarbox_wire::pgoutput::{Column, Tuple};
 use pillarbox_wire::position::{Position, Sequence};
 use pillarbox_wire::record_batch::{BATCH_HEADER_LEN, Header};
 
-use super::fault::outbox_fault;
+use super::fault::{message_fault, outbox_fault};
 use super::fill::Fill;
 use super::record::{RecordTime, record_time};
 use super::{Now, Taken};
 use crate::batch::{BatchSet, Record};
 use crate::config::{Config, OnError, Outbox};
 use crate::dead_letters::letter::{Head, VERDICT_BYTES_MAX, Verdict, cause};
-use crate::dead_letters::order::Order;
+use crate::dead_letters::order::{Order, Shape};
 use crate::decode::{Note, Row, Transaction};
 use crate::error::{Class, Code, Fault};
-use crate::outbox::{Extractor, OwnHeaders};
+use crate::outbox::{self, Extractor, MessageReader, OwnHeaders};
 use crate::route::{Destination, TopicLimits};
 
 /// A letter's record is at most this large even where the topic takes more.
@@ -52,6 +53,8 @@ pub(super) struct Letters {
     topic: String,
     /// The tables whose rows may become letters.
     outboxes: Vec<Outbox>,
+    /// Whether messages may.
+    messages: bool,
     pub(super) seen: LettersSeen,
     /// Letters in the filling set.
     pub(super) in_set: usize,
@@ -65,6 +68,10 @@ impl Letters {
         Self {
             topic: config.dead_letter_topic(),
             outboxes: outboxes.cloned().collect(),
+            messages: config
+                .messages
+                .as_ref()
+                .is_some_and(|messages| messages.outbox.on_error == OnError::DeadLetter),
             seen: LettersSeen::default(),
             in_set: 0,
             records_in_set: 0,
@@ -99,7 +106,26 @@ impl Fill {
         let Some(outbox) = self.letters.outbox(row).filter(|_| fault.class() == Class::Reject) else {
             return Err(fault);
         };
-        let head = Head::new(row, &fault, id_of(row, outbox));
+        let id = id_of(row, outbox);
+        self.keep(row, id, fault, now)
+    }
+
+    /// A message was refused: a letter with its content, or the fault.
+    pub(super) fn refuse_message(&mut self, note: &Note<'_>, fault: Fault, now: Now) -> Result<Taken, Fault> {
+        if !self.letters.messages || fault.class() != Class::Reject {
+            return Err(fault);
+        }
+        let relation = Shape::message(note.prefix).description();
+        let row = one_column(note.content);
+        let (tuple, _) = Tuple::decode(&row).expect("a row of one column");
+        let Note { transaction, index, .. } = *note;
+        let row = Row { transaction, index, relation: &relation, tuple };
+        self.keep(&row, outbox::emitted_id(note.content), fault, now)
+    }
+
+    /// Writes the letter.
+    fn keep(&mut self, row: &Row<'_>, id: Option<&[u8]>, fault: Fault, now: Now) -> Result<Taken, Fault> {
+        let head = Head::new(row, &fault, id);
         let Some(desk) = self.desk(row.transaction, row.index, now) else { return Ok(self.needs_desk()) };
         let bytes = row.tuple.as_bytes();
         let (overhead, chunk_bytes) = chunk_bytes(&desk, &head)?;
@@ -133,11 +159,15 @@ impl Fill {
     pub(super) fn take_order(
         &mut self,
         extractor: &mut Extractor,
+        messages: Option<&mut MessageReader>,
         note: &Note<'_>,
         now: Now,
     ) -> Result<Taken, Fault> {
         // Whoever may write messages could order what nobody configured.
-        if self.letters.outboxes.is_empty() && !self.router.knows(&self.letters.topic) {
+        if self.letters.outboxes.is_empty()
+            && !self.letters.messages
+            && !self.router.knows(&self.letters.topic)
+        {
             return Ok(Taken::Done);
         }
         let order = match Order::parse(note.content, &self.pipeline) {
@@ -161,7 +191,15 @@ impl Fill {
                 let relation = shape.description();
                 let Note { transaction, index, .. } = *note;
                 let row = Row { transaction, index, relation: &relation, tuple };
-                self.replay(extractor, note, &row, &letter, now)
+                if self.desk(transaction, index, now).is_none() {
+                    return Ok(self.needs_desk());
+                }
+                let taken = if shape.is_message() {
+                    self.replay_message(extractor, messages, &row, &letter, now)
+                } else {
+                    self.replay(extractor, &row, OwnHeaders::default(), &letter, now)
+                };
+                self.judge(taken, note, &letter, now)
             }
         }
     }
@@ -169,26 +207,59 @@ impl Fill {
     fn replay(
         &mut self,
         extractor: &mut Extractor,
-        note: &Note<'_>,
         row: &Row<'_>,
+        own_headers: OwnHeaders<'_>,
         letter: &str,
         now: Now,
     ) -> Result<Taken, Fault> {
-        if self.desk(row.transaction, row.index, now).is_none() {
-            return Ok(self.needs_desk());
-        }
-        let taken = match extractor.extract_once(row) {
+        match extractor.extract_once(row) {
             Ok(Some(event)) => {
                 let replayed = Replayed { letter, verdict_bytes: VERDICT_BYTES_MAX };
-                self.take_event(&event, row, OwnHeaders::default(), Some(replayed), now)
+                self.take_event(&event, row, own_headers, Some(replayed), now)
             }
             Ok(None) => {
-                let table = format!("{}.{}", row.relation.schema, row.relation.name);
-                let message = format!("table {table} is no outbox of this pipeline any more");
+                let name = Shape::new(row.relation).name();
+                let message = format!("{name} is no outbox of this pipeline any more");
                 Err(Fault::new(Code::TableMissing, message))
             }
             Err(error) => Err(outbox_fault(&error, row.transaction, row.index)),
+        }
+    }
+
+    /// The content is read as if it stood where it stood then: a plain message may have its id from
+    /// its place.
+    fn replay_message(
+        &mut self,
+        extractor: &mut Extractor,
+        messages: Option<&mut MessageReader>,
+        kept: &Row<'_>,
+        letter: &str,
+        now: Now,
+    ) -> Result<Taken, Fault> {
+        let prefix = kept.relation.name.as_str();
+        let Some(messages) = messages.filter(|messages| messages.is_event(prefix)) else {
+            let message = format!("messages with prefix {prefix} are no events of this pipeline any more");
+            return Err(Fault::new(Code::BadMessage, message));
         };
+        let (Some(Column::Text(content)), Ok(then)) = (kept.tuple.columns().next(), PbPos::parse(letter))
+        else {
+            return Err(Fault::new(Code::BadMessage, "the order's content or letter is damaged"));
+        };
+        let transaction = Transaction { commit_lsn: then.position.commit_lsn, ..kept.transaction };
+        let note = Note { transaction, index: then.position.index, prefix, content };
+        let (row, own_headers) = messages.read(&note).map_err(|error| message_fault(&error, &note))?;
+        let row = Row { transaction: kept.transaction, index: kept.index, ..row };
+        self.replay(extractor, &row, own_headers, letter, now)
+    }
+
+    /// What became of a replay goes behind it.
+    fn judge(
+        &mut self,
+        taken: Result<Taken, Fault>,
+        note: &Note<'_>,
+        letter: &str,
+        now: Now,
+    ) -> Result<Taken, Fault> {
         match &taken {
             Ok(Taken::Done) => {
                 let sentence = Sentence { letter, verdict: Verdict::Replayed, fault: None };
@@ -302,6 +373,12 @@ fn too_small(desk: &Desk) -> Fault {
     );
     Fault::new(Code::EventTooLarge, message)
         .hint("raise its max.message.bytes, to 1048588 if nothing else is wanted")
+}
+
+/// A message's content as the stream writes a row of one column.
+fn one_column(content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).expect("a message is received in one frame");
+    [&1_u16.to_be_bytes()[..], b"t", &length.to_be_bytes(), content].concat()
 }
 
 /// The event id, for people who look for it.
