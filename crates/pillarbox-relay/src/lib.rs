@@ -34,5 +34,7 @@ pub mod pipeline;
 
 pub mod check;
 pub mod dead_letters;
+mod orders;
+pub mod repartition;
 pub mod setup;
 pub mod sql;

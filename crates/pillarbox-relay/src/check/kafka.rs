@@ -320,7 +320,8 @@ fn judge_recorded(subject: &str, record: &TopicRecord, found: Option<&TopicDescr
             subject,
             format!("has {partitions} partitions, {pinned} are in use"),
         )
-        .because("keys stay where they are: the new partitions get nothing"),
+        .because("keys stay where they are: the new partitions get nothing")
+        .fix("nothing, or `pillarbox repartition`: its --dry-run says what happens to keys"),
         std::cmp::Ordering::Equal => {
             Finding::ok(subject, format!("{partitions} partition(s), the recorded topic"))
         }

@@ -6,10 +6,7 @@
 //! The first wait is what makes a replay happen once: when it is over, every order that anybody gave
 //! before has its verdict in the topic. Never writes to Kafka.
 
-use std::time::{Duration, Instant};
-
 use pillarbox_kafka::Cluster;
-use pillarbox_wire::lsn::Lsn;
 use pillarbox_wire::position::Position;
 
 use super::letter::{Letter, State};
@@ -17,18 +14,10 @@ use super::order::{self, PREFIX, ROW_BYTES_MAX};
 use super::topic;
 use crate::config::Config;
 use crate::error::{Code, Fault};
-use crate::sink;
-use crate::source::Attempt;
-use crate::sql::{self, Session};
-
-/// A relay that streams carries an order out within milliseconds; one that starts needs seconds.
-const WAIT_MAX: Duration = Duration::from_secs(30);
-/// How often the checkpoint is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+use crate::orders::Orders;
 
 const LOCK: &str = "SELECT pg_try_advisory_lock(hashtextextended('pillarbox.dead-letters ' || $1, 0))";
-const EMIT: &str = "SELECT pg_logical_emit_message(true, $1, $2::bytea)::text";
-const NOW: &str = "SELECT pg_current_wal_insert_lsn()::text";
+const HINT: &str = "orders are carried out by a relay that streams: see `pillarbox status`, and `dead-letters list` for what was done";
 
 /// What is to be done with letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,31 +105,27 @@ pub async fn carry_out(
 }
 
 /// A session that holds the lock of the pipeline's dead letters; it ends with it.
-struct Desk<'a> {
-    config: &'a Config,
-    cluster: &'a Cluster,
-    session: Session,
-}
+struct Desk<'a>(Orders<'a>);
 
 impl<'a> Desk<'a> {
     async fn open(config: &'a Config, cluster: &'a Cluster) -> Result<Self, Fault> {
-        let session = Session::connect(&config.postgres, "pillarbox dead-letters").await?;
-        let desk = Self { config, cluster, session };
-        let row = desk.session.query_one(LOCK, &[&config.pipeline.as_str()]).await;
-        let locked: bool = row.and_then(|row| row.try_get(0)).map_err(|error| desk.fault(&error))?;
+        let orders = Orders::open(config, cluster, "pillarbox dead-letters").await?;
+        let row = orders.session.query_one(LOCK, &[&config.pipeline.as_str()]).await;
+        let locked: bool = row.and_then(|row| row.try_get(0)).map_err(|error| orders.fault(&error))?;
         if !locked {
             let message = "another command works on the dead letters of this pipeline";
             return Err(Fault::new(Code::PipelineBusy, message).hint("try again when it has ended"));
         }
-        Ok(desk)
+        Ok(Self(orders))
     }
 
     async fn order(&self, act: Act, letter: &Letter) -> Result<(), Fault> {
-        let pipeline = self.config.pipeline.as_str();
+        let Orders { config, cluster, .. } = self.0;
+        let pipeline = config.pipeline.as_str();
         let content = match act {
             Act::Discard => order::discard(pipeline, &letter.pb_pos),
             Act::Replay => {
-                let row = topic::row(self.cluster, self.config, letter).await?;
+                let row = topic::row(cluster, config, letter).await?;
                 if row.len() > ROW_BYTES_MAX {
                     let message = format!(
                         "dead letter {} has {} bytes, a replay takes at most {ROW_BYTES_MAX}",
@@ -155,40 +140,11 @@ impl<'a> Desk<'a> {
                 })?
             }
         };
-        self.emit(&content).await
+        self.0.emit(PREFIX, &content).await
     }
 
     /// Waits until everything that was committed so far is carried out.
     async fn wait(&self) -> Result<(), Fault> {
-        let row = self.session.query_one(NOW, &[]).await;
-        let lsn: String = row.and_then(|row| row.try_get(0)).map_err(|error| self.fault(&error))?;
-        let lsn: Lsn =
-            lsn.parse().map_err(|error| Fault::new(Code::Internal, "not an LSN").because(error))?;
-        // Without events the checkpoint would move every ten seconds only.
-        self.emit(&order::flush(self.config.pipeline.as_str())).await?;
-        let since = Instant::now();
-        loop {
-            let table = sink::read_checkpoint(self.cluster, self.config).await?;
-            if table.and_then(|table| table.position).is_some_and(|position| position.resume_lsn >= lsn) {
-                return Ok(());
-            }
-            if since.elapsed() > WAIT_MAX {
-                let message = format!("the pipeline did not come to {lsn} within {} s", WAIT_MAX.as_secs());
-                return Err(Fault::new(Code::PipelineBusy, message).hint(
-                    "orders are carried out by a relay that streams: see `pillarbox status`, and `dead-letters list` for what was done",
-                ));
-            }
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-    }
-
-    async fn emit(&self, content: &[u8]) -> Result<(), Fault> {
-        let emitted = self.session.query_one(EMIT, &[&PREFIX, &content]).await;
-        emitted.map(drop).map_err(|error| self.fault(&error))
-    }
-
-    fn fault(&self, error: &tokio_postgres::Error) -> Fault {
-        let message = "cannot leave an order for the relay in the database";
-        sql::fault(error, &Attempt { message, settings: &self.config.postgres })
+        self.0.settle(PREFIX, &order::flush(self.0.config.pipeline.as_str()), HINT).await
     }
 }

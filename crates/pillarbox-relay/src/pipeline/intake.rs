@@ -22,6 +22,7 @@ mod fault;
 mod fill;
 mod letters;
 mod record;
+mod repin;
 mod set;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ use crate::error::Fault;
 use crate::outbox::{Extractor, MessageReader, OwnHeaders};
 use crate::position::checkpoint::Table;
 use crate::position::filter::Covered;
+use crate::repartition;
 use crate::route::Topic;
 
 /// Sealed sets that may wait for the sink or be in it.
@@ -140,6 +142,12 @@ impl Intake {
                 match self.covered.covers(note.transaction.commit_lsn, note.index) {
                     true => Taken::Done,
                     false => self.fill.take_order(&mut self.extractor, self.messages.as_mut(), &note, now)?,
+                }
+            }
+            Change::Message(note) if note.prefix == repartition::PREFIX => {
+                match self.covered.covers(note.transaction.commit_lsn, note.index) {
+                    true => Taken::Done,
+                    false => self.fill.take_repartition(&note, now)?,
                 }
             }
             Change::Message(note) => match &mut self.messages {

@@ -164,6 +164,16 @@ impl Router {
         self.topics.push(topic);
     }
 
+    /// From now on the topic is to be learnt anew; what was routed to it before stays.
+    pub fn forget(&mut self, name: &str) {
+        self.by_name.remove(name.as_bytes());
+    }
+
+    /// The topic goes on as it was known before.
+    pub fn return_to(&mut self, name: &str, former: TopicIndex) {
+        self.by_name.insert(name.as_bytes().to_vec(), former);
+    }
+
     /// A topic that gets its first event: what the checkpoint must remember of it, once.
     pub fn record(&mut self, topic: TopicIndex) -> Option<(String, TopicRecord)> {
         let topic = &mut self.topics[topic.0];

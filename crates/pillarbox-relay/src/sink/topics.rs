@@ -36,6 +36,16 @@ pub(crate) async fn recorded(cluster: &Cluster, table: &Table) -> Result<Vec<Top
     Ok(topics)
 }
 
+/// How many partitions a recorded topic has, if it is still the same one.
+///
+/// # Errors
+/// As at a start.
+pub async fn same_topic(cluster: &Cluster, name: &str, record: &TopicRecord) -> Result<u32, Fault> {
+    let described = describe(cluster, name).await?;
+    same(name, record, described.as_ref())?;
+    Ok(described.map_or(record.partitions, |described| described.partitions))
+}
+
 /// Whether the recorded topic is still the same one.
 fn same(name: &str, record: &TopicRecord, described: Option<&TopicDescription>) -> Result<(), Fault> {
     let Some(described) = described else {

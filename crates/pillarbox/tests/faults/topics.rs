@@ -16,7 +16,7 @@ use crate::world::{PARTITIONS, PATIENCE, load, settle, site, streaming};
 /// A halt must come within the producer's attempts, not at some time-out.
 const HALT_MAX: Duration = Duration::from_secs(20);
 
-const TOPIC: &str = "outbox.event.order";
+pub(crate) const TOPIC: &str = "outbox.event.order";
 
 fn halted(relay: &mut Relay, codes: &[&str]) {
     let took = relay.wait_state("halted", HALT_MAX);
@@ -113,7 +113,7 @@ fn a_checkpoint_topic_deleted_under_load_halts_and_setup_does_not_begin_anew() {
 }
 
 /// Changes a topic as an administrator does.
-fn administer(site: &Site, tool: &str, words: &[&str]) {
+pub(crate) fn administer(site: &Site, tool: &str, words: &[&str]) {
     let mut java = Command::new("java");
     java.args(["-cp", site.kafka.classpath(), tool, "--bootstrap-server", &site.kafka.bootstrap()]);
     let output = java.args(["--alter", "--topic", TOPIC]).args(words).output().expect("java runs");

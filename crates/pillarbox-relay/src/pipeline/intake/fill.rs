@@ -14,6 +14,7 @@ use pillarbox_wire::position::{Epoch, Position, Sequence};
 use super::fault::{append_fault, route_fault, too_large_fault};
 use super::letters::{Letters, Replayed};
 use super::record::{Texts, headers, record_time};
+use super::repin::Repin;
 use super::{CommittedSet, Now, SETS_MAX, SealedSet, SetEnd, Taken};
 use crate::batch::{BatchSet, POOL_BYTES_MAX, Record};
 use crate::config::{Config, Outbox, Transaction as Limits};
@@ -31,7 +32,7 @@ use crate::sql::LINEAGE_PREFIX;
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Open {
     /// Events of this transaction in the filling set.
-    events: usize,
+    pub(super) events: usize,
     /// Their bytes.
     bytes: usize,
     /// Parts sealed before.
@@ -70,6 +71,7 @@ pub(super) struct Fill {
     pub(super) ledger: Ledger,
     pub(super) texts: Texts,
     pub(super) letters: Letters,
+    pub(super) repin: Repin,
     pub(super) retimed: u64,
 }
 
@@ -102,6 +104,7 @@ impl Fill {
             ledger: Ledger::new(position.resume_lsn, now.monotonic),
             texts: Texts::default(),
             letters: Letters::new(config),
+            repin: Repin::default(),
             retimed: 0,
         };
         topics.into_iter().for_each(|topic| fill.learn(topic));
@@ -240,11 +243,17 @@ impl Fill {
         now: Now,
     ) {
         self.sequences[to.slot] = sequence.0;
-        self.end.last = Some(position);
-        self.since.get_or_insert(now.monotonic);
+        self.published(position, now);
         let open = self.open.as_mut().expect("events come inside transactions");
         open.events += 1;
         open.bytes += bytes;
+    }
+
+    /// The checkpoint must cover this place: something of it goes to Kafka.
+    pub(super) fn published(&mut self, position: Position, now: Now) {
+        self.end.last = Some(position);
+        self.since.get_or_insert(now.monotonic);
+        let open = self.open.as_mut().expect("events come inside transactions");
         open.published = true;
         open.last_index = position.index;
     }
@@ -276,6 +285,15 @@ impl Fill {
         };
         *open = Open { parts: open.parts + 1, published: true, ..Open::default() };
         self.seal(end, now);
+        Taken::Again
+    }
+
+    /// Seals what was taken before the open transaction, nothing of which was.
+    pub(super) fn seal_before(&mut self, now: Now) -> Taken {
+        if self.sealed >= SETS_MAX {
+            return Taken::NeedsRoom;
+        }
+        self.seal(self.end.clone(), now);
         Taken::Again
     }
 
@@ -315,7 +333,7 @@ impl Fill {
         let bytes = self.set.bytes();
         let dead_letters = std::mem::take(&mut self.letters.in_set);
         let buckets = self.touched_buckets();
-        let mut topics: Vec<(String, TopicRecord)> = Vec::new();
+        let mut topics: Vec<(String, TopicRecord)> = std::mem::take(&mut self.repin.moved);
         let mut batches = Vec::new();
         for batch in self.set.seal() {
             topics.extend(self.router.record(batch.topic));
@@ -336,7 +354,12 @@ impl Fill {
     }
 
     pub(super) fn touched_buckets(&self) -> Vec<(usize, Vec<u64>)> {
-        let mut buckets: Vec<usize> = self.set.touched().iter().map(|slot| slot / BUCKET_SLOTS).collect();
+        let moved = self.repin.moved.iter().flat_map(|(_, topic)| {
+            let first = topic.first_slot as usize;
+            first..first + topic.partitions as usize
+        });
+        let slots = self.set.touched().iter().copied().chain(moved);
+        let mut buckets: Vec<usize> = slots.map(|slot| slot / BUCKET_SLOTS).collect();
         buckets.sort_unstable();
         buckets.dedup();
         let sequences = |bucket: usize| {

@@ -50,7 +50,7 @@ pub struct LettersSeen {
 
 /// What the filling set has to do with dead letters.
 pub(super) struct Letters {
-    topic: String,
+    pub(super) topic: String,
     /// The tables whose rows may become letters.
     outboxes: Vec<Outbox>,
     /// Whether messages may.
