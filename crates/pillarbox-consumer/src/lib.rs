@@ -7,6 +7,8 @@
 //!
 //! ```text
 //! record -> Header::parse -> State::accept -> apply | duplicate | refused       (this is all; pure, no allocation)
+//!                                 ^
+//!                       Inbox: the state is a row, locked and written in your own transaction
 //! ```
 //!
 //! # The decision alone
@@ -40,17 +42,51 @@
 //! assert_eq!(refusal.to_string(), "sequence 4 missing before the event");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//!
+#![cfg_attr(
+    feature = "tokio-postgres",
+    doc = r##"
+# In a transaction of Postgres
+
+The `Inbox` keeps the state in `pillarbox.consumer_positions`, the table of the SQL function `pillarbox.accept`: consumers
+in other languages and this one take over from each other. It takes a transaction and nothing else, so that effect and
+state cannot come apart.
+
+```no_run
+use pillarbox_consumer::inbox::{Error, Event, Inbox};
+
+async fn handle(
+    client: &mut tokio_postgres::Client,
+    event: Event<'_>,
+    amount: i64,
+) -> Result<(), Error<tokio_postgres::Error>> {
+    let inbox = Inbox::new("billing");
+    let mut tx = client.transaction().await?;
+    if inbox.accept(&mut tx, event).await?.applies() {
+        tx.execute("UPDATE account SET balance = balance + $1", &[&amount]).await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+```
+"##
+)]
 //! # What it relies on
 //!
 //! The state and the effect commit together. Events come in the order of their partition. A state is per partition:
 //! one for a whole topic would skip what a slower partition still has to say. Offsets of the group are a hint:
 //! whatever they say, the row decides, so that a rebalance, a second owner, or reading the whole topic again changes
 //! nothing. Where handlers run in parallel by key, order of the partition is lost, and with it this guarantee.
+//!
+//! # Features
+//!
+//! None is on by default, and the crate then depends on nothing but `pillarbox-wire`, which depends on nothing.
+//! `tokio-postgres` and `sqlx` (0.9) bring the inbox for transactions of that driver.
 
 #![forbid(unsafe_code)]
 
 pub mod header;
+#[cfg(any(feature = "tokio-postgres", feature = "sqlx"))]
+pub mod inbox;
 pub mod state;
 
 pub use header::{Header, HeaderError};
