@@ -65,6 +65,11 @@ async fn grant(owner: &Session) {
     owner.run("GRANT USAGE ON SCHEMA pillarbox TO a_stranger").await;
 }
 
+#[test]
+fn the_page_has_the_printed_grants() {
+    assert!(include_str!("../../../../docs/consumers.md").contains(CONSUMER_GRANTS));
+}
+
 #[tokio::test]
 async fn the_printed_grants_are_enough_and_no_more() {
     for store in Store::each() {
