@@ -17,8 +17,11 @@ pub const CONSUMER_GRANTS: &str = "\
 GRANT USAGE ON SCHEMA pillarbox TO the_consumer;
 GRANT SELECT, INSERT, UPDATE ON pillarbox.consumer_positions TO the_consumer;
 GRANT EXECUTE ON FUNCTION pillarbox.accept, pillarbox.accept_batch TO the_consumer;
+-- To park events (the Rust crate does), also:
+GRANT SELECT, INSERT, UPDATE, DELETE ON pillarbox.consumer_parked TO the_consumer;
 -- Who may decide what is given up needs also:
 GRANT SELECT, INSERT ON pillarbox.consumer_resets TO the_operator;
+GRANT SELECT, INSERT ON pillarbox.consumer_discards TO the_operator;
 GRANT EXECUTE ON FUNCTION pillarbox.accept_reset TO the_operator;";
 
 /// Everything that [`apply_consumer`] would run in an empty database, and the grants as comments.

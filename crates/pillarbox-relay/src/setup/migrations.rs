@@ -19,13 +19,15 @@ const OUTBOX_TABLE: &str = "pillarbox.migrations";
 /// The version of the schema that this program works with.
 pub(crate) const SCHEMA_VERSION: u32 = 2;
 
-const CONSUMER: &[Migration] =
-    &[Migration { version: 1, up: include_str!("../../../../sql/consumer/0001_consumer.up.sql") }];
+const CONSUMER: &[Migration] = &[
+    Migration { version: 1, up: include_str!("../../../../sql/consumer/0001_consumer.up.sql") },
+    Migration { version: 2, up: include_str!("../../../../sql/consumer/0002_parked.up.sql") },
+];
 /// Which migrations of the consumer's side have been applied.
 pub(super) const CONSUMER_TABLE: &str = "pillarbox.consumer_migrations";
 
 /// The version of the consumer's side that this program installs.
-pub(super) const CONSUMER_VERSION: u32 = 1;
+pub(super) const CONSUMER_VERSION: u32 = 2;
 
 /// Brings the schema from version `from` (0 = nothing there) to [`SCHEMA_VERSION`]; each
 /// migration looks whether it was applied, so that running it twice is harmless.
@@ -76,5 +78,7 @@ mod tests {
         assert!(!statements(1).contains("CREATE TABLE") && statements(1).contains("pillarbox.emit("));
         assert_eq!(consumer_statements(CONSUMER_VERSION), "");
         assert!(consumer_statements(0).contains("CREATE TABLE pillarbox.consumer_positions"));
+        assert!(!consumer_statements(1).contains("CREATE TABLE pillarbox.consumer_positions"));
+        assert!(consumer_statements(1).contains("CREATE TABLE pillarbox.consumer_parked"));
     }
 }

@@ -54,7 +54,7 @@ async fn from_nothing_to_installed_and_then_nothing_more() {
         let printed = Store { server, database: server.database("installed") }.session().await;
         let objects = session.one::<String>(OBJECTS, &[]).await;
         assert_eq!(printed.one::<String>(OBJECTS, &[]).await, objects);
-        session.run("UPDATE pillarbox.consumer_migrations SET version = 1000").await;
+        session.run("INSERT INTO pillarbox.consumer_migrations (version, name) VALUES (1000, 'later')").await;
         let fault = apply_consumer(&settings, false).await.expect_err("from the future");
         assert_eq!(fault.code, Code::ConfigUnsupported, "{fault:?}");
     }
