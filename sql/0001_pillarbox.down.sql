@@ -5,4 +5,13 @@
 
 DROP TABLE pillarbox.lineage;
 DROP TABLE pillarbox.migrations;
-DROP SCHEMA pillarbox;
+
+-- The consumer's side may live in the same schema.
+DO $drop$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_depend
+                   WHERE refclassid = 'pg_namespace'::regclass AND refobjid = 'pillarbox'::regnamespace) THEN
+        DROP SCHEMA pillarbox;
+    END IF;
+END
+$drop$;

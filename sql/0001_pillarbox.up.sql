@@ -1,7 +1,8 @@
 -- What Pillarbox keeps in your database: one schema, two small tables.
 -- It never reads or writes anything else here but the outbox tables' inserts, through WAL.
 
-CREATE SCHEMA pillarbox;
+-- The consumer's side may be here already.
+CREATE SCHEMA IF NOT EXISTS pillarbox;
 COMMENT ON SCHEMA pillarbox IS 'Pillarbox: relays committed outbox rows to Kafka';
 
 CREATE TABLE pillarbox.migrations (

@@ -2,7 +2,8 @@
 //!
 //! Consumers in any language read these; a change here is a change of the contract.
 
-use thiserror::Error;
+use std::error::Error;
+use std::fmt;
 
 use crate::position::{POSITION_HEX_LEN, Position, Sequence};
 use crate::topic::{PIPELINE_NAME_LEN_MAX, PipelineName};
@@ -52,12 +53,20 @@ pub struct PbPos<'a> {
 }
 
 /// A text that is not a [`PbPos`]; says which part, never the text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not a pb-pos header: bad {part}, expected <pipeline>:<32 lower-case hex digits>:<decimal number>")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParsePbPosError {
     /// The first part that is missing or malformed.
     pub part: &'static str,
 }
+
+impl fmt::Display for ParsePbPosError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let expected = "<pipeline>:<32 lower-case hex digits>:<decimal number>";
+        write!(f, "not a pb-pos header: bad {}, expected {expected}", self.part)
+    }
+}
+
+impl Error for ParsePbPosError {}
 
 impl<'a> PbPos<'a> {
     /// Reads the text; strict, so that each value has one text.

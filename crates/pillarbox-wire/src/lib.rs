@@ -9,14 +9,19 @@
 //!
 //! This crate must never do I/O, look at a clock, or allocate per row: it borrows from its input and appends to
 //! buffers that its caller reuses. It decides nothing: limits, routing and what is safe to confirm belong to the relay.
+//!
+//! Without the feature `relay` (a default) `pgoutput` and `record_batch` are absent, and so is every dependency: what
+//! is left is what a consumer reads. Errors outside of these two therefore write their texts by hand.
 
 #![forbid(unsafe_code)]
 
 pub mod header;
 pub mod lsn;
 pub mod partition;
+#[cfg(feature = "relay")]
 pub mod pgoutput;
 pub mod position;
+#[cfg(feature = "relay")]
 pub mod record_batch;
 pub mod topic;
 

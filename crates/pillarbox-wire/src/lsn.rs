@@ -3,11 +3,10 @@
 //! They are types so that one kind is never compared with another. A commit LSN and an end LSN share the type
 //! [`Lsn`] but not the meaning: the end of one transaction can equal the commit of the next, so never compare the two.
 
+use std::error::Error;
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
-
-use thiserror::Error;
 
 /// A position in the write-ahead log, in bytes since the beginning of the cluster.
 ///
@@ -54,9 +53,16 @@ impl fmt::Debug for Lsn {
 }
 
 /// A text that is not an LSN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not an LSN: expected two hexadecimal numbers of 1 to 8 digits, as in 16/B374D848")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseLsnError;
+
+impl fmt::Display for ParseLsnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not an LSN: expected two hexadecimal numbers of 1 to 8 digits, as in 16/B374D848")
+    }
+}
+
+impl Error for ParseLsnError {}
 
 impl FromStr for Lsn {
     type Err = ParseLsnError;

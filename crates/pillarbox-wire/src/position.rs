@@ -3,10 +3,9 @@
 //! Text order is position order, because consumers compare the text. Nothing here may depend on the clock, on
 //! routing, or on how often the relay was restarted.
 
+use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
-
-use thiserror::Error;
 
 use crate::lsn::Lsn;
 
@@ -88,9 +87,16 @@ impl fmt::Display for Position {
 }
 
 /// A text that is not a position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not a position: expected exactly 32 lower-case hexadecimal digits")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParsePositionError;
+
+impl fmt::Display for ParsePositionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a position: expected exactly 32 lower-case hexadecimal digits")
+    }
+}
+
+impl Error for ParsePositionError {}
 
 impl FromStr for Position {
     type Err = ParsePositionError;

@@ -2,10 +2,9 @@
 //!
 //! Checks here are pure text rules; whether a topic exists is another question, and never asked here.
 
+use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
-
-use thiserror::Error;
 
 /// Longest topic name in bytes: a broker names a directory after topic and partition, and file names end at 255 bytes.
 pub const TOPIC_NAME_LEN_MAX: usize = 249;
@@ -14,27 +13,40 @@ pub const TOPIC_NAME_LEN_MAX: usize = 249;
 pub const PIPELINE_NAME_LEN_MAX: usize = 40;
 
 /// Why a topic name is not legal. The name itself is left out: it may be made of a row's content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopicNameError {
     /// No character at all.
-    #[error("topic name is empty")]
     Empty,
     /// More than [`TOPIC_NAME_LEN_MAX`] bytes.
-    #[error("topic name has {len} bytes, at most {TOPIC_NAME_LEN_MAX} are allowed")]
     TooLong {
         /// Its length in bytes.
         len: usize,
     },
     /// `.` or `..`.
-    #[error("topic name is \".\" or \"..\"")]
     Dots,
     /// A byte outside `[a-zA-Z0-9._-]`.
-    #[error("topic name has an illegal character at byte {at}, allowed are a-z A-Z 0-9 . _ -")]
     IllegalCharacter {
         /// Offset of the first such byte.
         at: usize,
     },
 }
+
+impl fmt::Display for TopicNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("topic name is empty"),
+            Self::TooLong { len } => {
+                write!(f, "topic name has {len} bytes, at most {TOPIC_NAME_LEN_MAX} are allowed")
+            }
+            Self::Dots => f.write_str("topic name is \".\" or \"..\""),
+            Self::IllegalCharacter { at } => {
+                write!(f, "topic name has an illegal character at byte {at}, allowed are a-z A-Z 0-9 . _ -")
+            }
+        }
+    }
+}
+
+impl Error for TopicNameError {}
 
 /// Kafka's rule (`org.apache.kafka.common.internals.Topic.validate`): 1 to 249 of `[a-zA-Z0-9._-]`, not `.` or `..`.
 ///
@@ -60,9 +72,17 @@ pub fn validate_topic_name(name: impl AsRef<[u8]>) -> Result<(), TopicNameError>
 pub struct PipelineName(Box<str>);
 
 /// A text that is not a pipeline name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("not a pipeline name: expected 1 to {PIPELINE_NAME_LEN_MAX} of a-z 0-9 _, beginning with a letter")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PipelineNameError;
+
+impl fmt::Display for PipelineNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rule = "of a-z 0-9 _, beginning with a letter";
+        write!(f, "not a pipeline name: expected 1 to {PIPELINE_NAME_LEN_MAX} {rule}")
+    }
+}
+
+impl Error for PipelineNameError {}
 
 impl PipelineName {
     /// The name as text.

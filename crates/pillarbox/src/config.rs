@@ -27,7 +27,7 @@ mod tests;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pillarbox_relay::config::{Config, PipelineName};
 use pillarbox_relay::error::Code;
@@ -66,6 +66,25 @@ pub(crate) fn load(file: &Path) -> Result<Loaded, Problems> {
         list: vec![problem],
     })?;
     interpret(&file.display().to_string(), source, Outside { env: &env, base })
+}
+
+/// The settings of a server of which only a libpq URI is given; the `PG*` environment and `~/.pgpass` fill in.
+/// `option` names it in messages. What only a pipeline has means nothing in them.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn server(option: &str, url: &str) -> Result<pillarbox_relay::config::Postgres, Problems> {
+    let env = |name: &str| std::env::var(name).ok();
+    let outside = Outside { env: &env, base: PathBuf::new() };
+    let context = Context { outside, problems: RefCell::new(Vec::new()) };
+    let place = problem::Place::default();
+    let value = tree::Node { value: tree::Value::Scalar(url.to_owned()), place };
+    let entry = tree::Entry { key: "url".to_owned(), place, value };
+    let node = tree::Node { value: tree::Value::Map(vec![entry]), place };
+    let read =
+        Section::open(&context, "", &node).and_then(|section| postgres::read(&context, &section, "consumer"));
+    let list = context.problems.into_inner();
+    read.filter(|_| list.is_empty()).ok_or(Problems { file: option.to_owned(), source: String::new(), list })
 }
 
 fn read(file: &Path) -> Result<String, Problem> {

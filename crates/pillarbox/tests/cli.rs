@@ -84,6 +84,8 @@ fn a_wrong_command_line_exits_2() {
         &["tap", "-n", "many"],
         &["dev", "--postgres-version", "9"],
         &["setup", "--print-sql", "--dry-run"],
+        &["setup", "--consumer", "postgres://u@h/d", "-c", "pillarbox.yaml"],
+        &["setup", "--consumer", "postgres://u@h/d", "--adopt-slot"],
         &[],
     ] {
         assert_eq!(exit(&desk.run(words)), 2, "{words:?}");
@@ -143,6 +145,29 @@ fn every_command_reads_the_file_first() {
         let output = desk.run(words);
         assert_eq!(exit(&output), 78, "{words:?}");
         assert!(stderr(&output).starts_with("error[PB-0001]: cannot read pillarbox.yaml"), "{words:?}");
+    }
+}
+
+/// The consumer's side needs no file, and its SQL no server; an address that cannot be used is not repeated.
+#[test]
+fn the_consumers_side_needs_no_file() {
+    let desk = Desk::new();
+    let output = desk.run(&["setup", "--consumer", "postgres://u:hunter2@127.0.0.1:1/d", "--print-sql"]);
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    for part in
+        ["FUNCTION pillarbox.accept(", "CREATE TABLE pillarbox.consumer_positions", "TO the_consumer;"]
+    {
+        assert!(stdout(&output).contains(part), "{part}");
+    }
+    for (url, code, words) in [
+        ("127.0.0.1:hunter2", 78, "error[PB-0003]: url: expected a URI such as postgres://"),
+        ("postgres://127.0.0.1/hunter2", 78, "PGUSER is not set"),
+        ("postgres://u:hunter2@127.0.0.1:1/d", 69, "error[PB-1001]: cannot connect to database"),
+    ] {
+        let output = desk.run(&["setup", "--consumer", url]);
+        assert_eq!(exit(&output), code, "{url}: {}", stderr(&output));
+        assert!(stderr(&output).contains(words), "{}", stderr(&output));
+        assert!(!stderr(&output).contains("hunter2"), "{}", stderr(&output));
     }
 }
 

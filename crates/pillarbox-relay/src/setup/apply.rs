@@ -31,7 +31,7 @@ const SLOT_TIMEOUT: Duration = Duration::from_secs(70);
 /// SQLSTATE query_canceled.
 const CANCELED: &str = "57014";
 /// "pillarbox" in an advisory lock: the first eight letters.
-const LOCK_KEY: i64 = i64::from_be_bytes(*b"pillarbo");
+pub(super) const LOCK_KEY: i64 = i64::from_be_bytes(*b"pillarbo");
 
 /// How to do it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

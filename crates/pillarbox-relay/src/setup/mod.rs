@@ -13,8 +13,11 @@
 //! It must never create a slot for a pipeline that has a checkpoint (the WAL in between would be
 //! skipped), never write a checkpoint over another unless the operator says `--adopt-slot`, and
 //! never alter a table.
+//!
+//! The consumer's side is a setup of its own, in another database perhaps: `consumer`.
 
 mod apply;
+mod consumer;
 mod facts;
 mod migrations;
 mod plan;
@@ -22,6 +25,7 @@ mod roles;
 mod statements;
 
 pub use apply::{Options, Progress, Report, apply};
+pub use consumer::{CONSUMER_GRANTS, apply_consumer, print_consumer_sql};
 pub use facts::{CheckpointFacts, Facts, PostgresFacts, TableFacts};
 pub use plan::{Start, Step, StepKind, plan};
 pub use statements::print_sql;

@@ -1,4 +1,4 @@
-//! `pillarbox setup`: makes database and cluster ready for a pipeline.
+//! `pillarbox setup`: makes database and cluster ready for a pipeline, or a consumer's database for `accept`.
 //!
 //! What it did, or would do, is data on stdout; what is going on is talk on stderr.
 
@@ -10,12 +10,16 @@ use pillarbox_relay::setup::{self, Options, Progress, Report, Step};
 use serde_json::json;
 
 use super::{ConfigFile, Output};
+use crate::config::server;
 use crate::report::Failure;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     file: ConfigFile,
+    /// Install the consumer's side in this database instead (a libpq URI); needs no configuration file
+    #[arg(long, value_name = "URL", conflicts_with_all = ["config", "adopt_slot"])]
+    consumer: Option<String>,
     /// Print the SQL for an administrator to run, and do nothing
     #[arg(long, conflicts_with_all = ["dry_run", "adopt_slot"])]
     print_sql: bool,
@@ -36,6 +40,9 @@ impl Arguments {
     }
 
     pub(super) fn run(self) -> Result<(), Failure> {
+        if let Some(url) = &self.consumer {
+            return self.consumer(url);
+        }
         let config = self.file.load()?.config;
         if self.print_sql {
             return super::print(setup::print_sql(&config).as_bytes());
@@ -44,13 +51,32 @@ impl Arguments {
         let (tell, shown) = (self.output == Output::Table, self.output);
         super::block_on(async move {
             let report = apply(&config, options, tell).await?;
-            let text = match shown {
-                Output::Table => table(&report),
-                Output::Json => json(&report),
-            };
-            super::print(text.as_bytes())
+            print(&report, shown, "the pipeline is set up")
         })
     }
+
+    fn consumer(&self, url: &str) -> Result<(), Failure> {
+        if self.print_sql {
+            return super::print(setup::print_consumer_sql().as_bytes());
+        }
+        let settings = server("--consumer", url)?;
+        let (dry_run, shown) = (self.dry_run, self.output);
+        super::block_on(async move {
+            let report = setup::apply_consumer(&settings, dry_run).await?;
+            if shown == Output::Table && report.applied && !report.steps.is_empty() {
+                eprintln!("note: each role that consumes needs:\n{}", setup::CONSUMER_GRANTS);
+            }
+            print(&report, shown, "the consumer's side is set up")
+        })
+    }
+}
+
+fn print(report: &Report, output: Output, ready: &str) -> Result<(), Failure> {
+    let text = match output {
+        Output::Table => table(report, ready),
+        Output::Json => json(report),
+    };
+    super::print(text.as_bytes())
 }
 
 async fn apply(
@@ -68,9 +94,9 @@ async fn apply(
     setup::apply(config, options, &mut progress).await
 }
 
-fn table(report: &Report) -> String {
+fn table(report: &Report, ready: &str) -> String {
     if report.steps.is_empty() {
-        return "nothing to do: the pipeline is set up\n".to_owned();
+        return format!("nothing to do: {ready}\n");
     }
     let word = if report.applied { "done" } else { "would" };
     let mut text = String::new();

@@ -189,7 +189,10 @@ fn measure(
 }
 
 /// Sessions are counted when the postmaster has reaped them, which is soon after pgbench has ended.
-fn settled(reaped: &impl Fn() -> anyhow::Result<Duration>, before: Duration) -> anyhow::Result<Duration> {
+pub(crate) fn settled(
+    reaped: &impl Fn() -> anyhow::Result<Duration>,
+    before: Duration,
+) -> anyhow::Result<Duration> {
     let mut last = reaped()?;
     loop {
         std::thread::sleep(Duration::from_millis(200));

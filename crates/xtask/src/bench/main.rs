@@ -8,6 +8,7 @@
 //! Must never believe what the relay says of itself where the destination can be asked, nor print a number without the
 //! machine and the baseline it was measured beside.
 
+mod accept;
 mod baseline;
 mod clock;
 mod costs;
@@ -69,6 +70,8 @@ enum Bench {
     Transaction(drain::TransactionOptions),
     /// What an event costs the transaction that writes it, by each way to write it
     Emit(emit::Options),
+    /// What it costs a consumer to have each effect once, beside a table of event ids
+    Accept(accept::Options),
     /// Time from kill -9 of the leading relay to the first event from the other
     Takeover(takeover::Options),
 }
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Bench::Latency(options) => latency::run(&options, &common),
         Bench::Transaction(options) => drain::run_transaction(&options, &common),
         Bench::Emit(options) => emit::run(&options, &common),
+        Bench::Accept(options) => accept::run(&options, &common),
         Bench::Takeover(options) => takeover::run(&options, &common),
     };
     match result {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! source <- decode <- outbox <- route <- batch <- sink <- pipeline      position, error, config: for everybody
-//! wire, tls <- kafka <- relay <- pillarbox   lab: for pillarbox, for the bench and for tests
+//! wire, tls <- kafka <- relay <- pillarbox   wire <- consumer   lab: for pillarbox, for the bench and for tests
 //! ```
 //! Must never allow an edge backwards: the one way back is a value.
 
@@ -18,8 +18,10 @@ const STAGES: [&str; 7] = ["source", "decode", "outbox", "route", "batch", "sink
 const POSITION: &str = "position";
 
 /// Where decisions are made: no socket, no clock, no environment, no file, no thread.
-const PURE: [&str; 11] = [
+const PURE: [&str; 13] = [
     "crates/pillarbox-wire/src/",
+    "crates/pillarbox-consumer/src/header",
+    "crates/pillarbox-consumer/src/state",
     "crates/pillarbox-relay/src/decode",
     "crates/pillarbox-relay/src/outbox",
     "crates/pillarbox-relay/src/route",
@@ -44,11 +46,17 @@ const OUTSIDE: [&str; 8] = [
 ];
 
 /// What each crate may depend on besides what the registry offers, and what it must not take from there.
-const CRATES: [(&str, &[&str], &[&str]); 6] = [
+const CRATES: [(&str, &[&str], &[&str]); 7] = [
     ("pillarbox-wire", &[], &["tokio", "anyhow", "rdkafka"]),
     ("pillarbox-tls", &[], &["tokio", "anyhow", "rdkafka"]),
     ("pillarbox-kafka", &["pillarbox-wire", "pillarbox-tls"], &["anyhow", "rdkafka"]),
     ("pillarbox-relay", &["pillarbox-wire", "pillarbox-tls", "pillarbox-kafka"], &["anyhow", "rdkafka"]),
+    // Part of other people's services: nothing that they do not have anyway.
+    (
+        "pillarbox-consumer",
+        &["pillarbox-wire"],
+        &["anyhow", "thiserror", "serde", "tokio", "tokio-postgres", "sqlx", "rdkafka"],
+    ),
     ("pillarbox-lab", &["pillarbox-wire"], &["anyhow"]),
     ("pillarbox", &["pillarbox-wire", "pillarbox-kafka", "pillarbox-relay", "pillarbox-lab"], &["rdkafka"]),
 ];

@@ -1,0 +1,58 @@
+//! The decision allocates nothing: counted, not believed.
+//!
+//! Alone in its binary, with one test, because the counter sees every thread.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pillarbox_consumer::{Header, Rules, State};
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+struct Counting;
+
+// SAFETY: every call goes unchanged to the system's allocator; counting touches no memory of the caller.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn text(sequence: u64) -> String {
+    format!("orders:00000001{sequence:016x}00000000:{sequence}")
+}
+
+#[test]
+fn parsing_and_deciding_allocate_nothing() {
+    let mut log: Vec<Option<String>> = (1..1_000).map(|sequence| Some(text(sequence))).collect();
+    // What is refused costs nothing either: a duplicate, a gap, another history, no header.
+    log.extend([
+        Some(text(7)),
+        Some(text(5_000)),
+        Some(text(500).replace(":500", ":1000")),
+        Some("bad".into()),
+        None,
+    ]);
+    let mut state = State::FRESH;
+    let mut applied = 0;
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for value in &log {
+        let Ok(header) = Header::parse(value.as_deref().map(str::as_bytes)) else { continue };
+        applied += u32::from(black_box(state.accept(&header, Rules::default())).is_ok_and(|it| it.applies()));
+    }
+    assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+    assert_eq!(applied, 999);
+    black_box(text(1));
+    assert!(ALLOCATIONS.load(Ordering::Relaxed) > before, "the counter counts");
+}
