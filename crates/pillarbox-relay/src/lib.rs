@@ -34,5 +34,6 @@ pub mod pipeline;
 
 pub mod check;
 pub mod dead_letters;
+pub mod housekeeping;
 pub mod setup;
 pub mod sql;

@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod dead_letters;
 mod dev;
+mod housekeeping;
 mod import;
 mod pause;
 mod run;
@@ -58,6 +59,8 @@ enum Command {
     /// Look at rows that could not be published, replay or discard them
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Say what a relay would do now to keep the outbox tables small; changes nothing
+    Housekeeping(housekeeping::Arguments),
     /// Commit what is open, then relay nothing until resumed
     Pause(pause::Arguments),
     /// Go on after a pause
@@ -105,6 +108,7 @@ impl Cli {
             Command::Status(arguments) => arguments.wants_json(),
             Command::Tap(arguments) => arguments.wants_json(),
             Command::DeadLetters(command) => command.wants_json(),
+            Command::Housekeeping(arguments) => arguments.wants_json(),
             Command::Dev(_)
             | Command::Import(_)
             | Command::Run(_)
@@ -127,6 +131,7 @@ impl Cli {
             Command::Status(arguments) => arguments.run(),
             Command::Tap(arguments) => arguments.run(),
             Command::DeadLetters(command) => command.run(),
+            Command::Housekeeping(arguments) => arguments.run(),
             Command::Pause(arguments) => arguments.run(Verb::Pause),
             Command::Resume(arguments) => arguments.run(Verb::Resume),
             Command::Import(command) => command.run(),

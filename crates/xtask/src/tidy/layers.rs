@@ -18,7 +18,7 @@ const STAGES: [&str; 7] = ["source", "decode", "outbox", "route", "batch", "sink
 const POSITION: &str = "position";
 
 /// Where decisions are made: no socket, no clock, no environment, no file, no thread.
-const PURE: [&str; 11] = [
+const PURE: [&str; 13] = [
     "crates/pillarbox-wire/src/",
     "crates/pillarbox-relay/src/decode",
     "crates/pillarbox-relay/src/outbox",
@@ -30,6 +30,8 @@ const PURE: [&str; 11] = [
     "crates/pillarbox-relay/src/pipeline/intake",
     "crates/pillarbox-relay/src/dead_letters/letter",
     "crates/pillarbox-relay/src/dead_letters/order",
+    "crates/pillarbox-relay/src/housekeeping/horizon",
+    "crates/pillarbox-relay/src/housekeeping/partitions",
 ];
 /// What pure code does not mention.
 const OUTSIDE: [&str; 8] = [
