@@ -3,6 +3,7 @@
 //! How a file or the environment spells them is the binary's business. Never reads a file or the
 //! environment itself. Defaults stand beside their reason.
 
+mod housekeeping;
 mod messages;
 mod outbox;
 mod pattern;
@@ -11,6 +12,7 @@ mod topic;
 use std::fmt;
 use std::time::Duration;
 
+pub use self::housekeeping::{Batches, Housekeeping, Partitions};
 pub use self::messages::{MESSAGE_COLUMNS, Messages, OWN_HEADERS_MAX, PlainMessage, PlainPart};
 pub use pillarbox_kafka::sasl::{Login, OAuth, Sasl};
 pub use pillarbox_tls::{Identity, Roots, Tls, Verify};
@@ -210,8 +212,9 @@ impl Config {
     /// A fingerprint of everything that decides routing: FNV-1a over a canonical text, 16 hex
     /// digits. A change inside a split transaction halts; at a boundary it is only recorded.
     pub fn generation(&self) -> String {
-        // All of a table's settings, so that none can be forgotten here.
-        let mut text: String = self.outbox.iter().map(|outbox| format!("{outbox:?}\n")).collect();
+        // All of a table's settings, so that none can be forgotten here, but for what decides nothing.
+        let decides = |outbox: &Outbox| Outbox { housekeeping: Housekeeping::None, ..outbox.clone() };
+        let mut text: String = self.outbox.iter().map(|outbox| format!("{:?}\n", decides(outbox))).collect();
         if let Some(messages) = &self.messages {
             text.push_str(&format!("{messages:?}\n"));
         }
@@ -225,6 +228,40 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_tables_are_kept_decides_no_routing() {
+        let table = TableName { schema: "public".into(), name: "outbox".into() };
+        let mut config = Config {
+            pipeline: "orders".parse().expect("a name"),
+            postgres: Postgres {
+                host: "db".into(),
+                port: 5432,
+                user: "u".into(),
+                password: None,
+                database: "d".into(),
+                slot: "s".into(),
+                publication: "p".into(),
+                tls: PostgresTls::default(),
+                sql: None,
+            },
+            kafka: Kafka {
+                brokers: Vec::new(),
+                tls: None,
+                sasl: None,
+                compression: Compression::None,
+                topics: Topics::default(),
+                transaction: Transaction::default(),
+            },
+            outbox: vec![Outbox::debezium(table)],
+            messages: None,
+        };
+        let before = config.generation();
+        config.outbox[0].housekeeping = Housekeeping::Delete(Batches::default());
+        assert_eq!(config.generation(), before);
+        config.outbox[0].key_column = "other".into();
+        assert_ne!(config.generation(), before);
+    }
 
     #[test]
     fn a_secret_does_not_show_itself() {

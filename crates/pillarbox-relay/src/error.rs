@@ -115,6 +115,7 @@ codes! {
     PgCertificateExpired = 1034, Permission, Permission, "the certificate of Postgres is out of date";
     PgClientCertificate = 1035, Permission, Permission, "Postgres does not accept the relay's certificate";
     PgTlsFailed = 1036, Retry, Unavailable, "the TLS handshake with Postgres failed";
+    HousekeepingUnfit = 1040, Config, Config, "the outbox table cannot be kept small as configured";
 
     KafkaUnreachable = 2001, Retry, Unavailable, "Kafka cannot be reached";
     KafkaTlsOrSasl = 2002, Retry, Permission, "Kafka demands TLS or SASL";

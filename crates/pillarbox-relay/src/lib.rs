@@ -34,6 +34,7 @@ pub mod pipeline;
 
 pub mod check;
 pub mod dead_letters;
+pub mod housekeeping;
 mod orders;
 pub mod repartition;
 pub mod setup;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use pillarbox_lab::kafka::{Kafka, KafkaOptions};
 use pillarbox_lab::postgres::{Postgres, PostgresOptions};
 use pillarbox_relay::check::{self, Severity};
-use pillarbox_relay::config::{self, Config, Outbox, TableName};
+use pillarbox_relay::config::{self, Config, Housekeeping, Outbox, TableName};
 use pillarbox_relay::error::{Code, ExitCode, Fault};
 use pillarbox_relay::position::checkpoint::PositionRecord;
 use pillarbox_relay::setup::{self, Options, Progress, Report, StepKind};
@@ -171,7 +171,28 @@ async fn a_role_without_privileges_needs_the_printed_sql_and_no_more() {
         assert_eq!(kinds(&report), [StepKind::CheckpointTopic, StepKind::Slot, StepKind::FirstCheckpoint]);
         assert_eq!(site.complaints(Severity::Error).await, [], "on {version}");
         assert_eq!(site.one("SELECT has_table_privilege('relay', 'outbox', 'SELECT')"), "f");
+        printed_sql_of_tables_that_are_kept(&site);
     }
+}
+
+/// Partitions are made once, by whoever runs it; grants are the least that will do.
+fn printed_sql_of_tables_that_are_kept(site: &Site) {
+    let kept = |name: &str, housekeeping| {
+        let table = TableName { schema: "public".into(), name: name.into() };
+        Outbox { housekeeping, ..Outbox::debezium(table) }
+    };
+    let outbox = vec![
+        kept("it's", Housekeeping::Partitions(config::Partitions::default())),
+        kept("rows", Housekeeping::Delete(config::Batches::default())),
+    ];
+    let sql = setup::print_sql(&Config { outbox, ..site.config.clone() });
+    site.sql(&sql);
+    site.sql(&sql);
+    let parts = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+        JOIN pg_class r ON r.oid = i.inhparent WHERE r.relname = 'it''s' AND r.relowner = c.relowner";
+    assert_eq!(site.one(parts), "8");
+    assert_eq!(site.one("SELECT has_table_privilege('relay', 'rows', 'DELETE')"), "t");
+    assert_eq!(site.one("SELECT has_table_privilege('relay', 'rows', 'INSERT, UPDATE')"), "f");
 }
 
 impl Site {

@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod dead_letters;
 mod dev;
+mod housekeeping;
 mod import;
 mod pause;
 mod repartition;
@@ -61,6 +62,8 @@ enum Command {
     DeadLetters(dead_letters::Command),
     /// Let events go to partitions that were added to a topic; says what that does to the order of keys
     Repartition(repartition::Arguments),
+    /// Say what a relay would do now to keep the outbox tables small; changes nothing
+    Housekeeping(housekeeping::Arguments),
     /// Commit what is open, then relay nothing until resumed
     Pause(pause::Arguments),
     /// Go on after a pause
@@ -109,6 +112,7 @@ impl Cli {
             Command::Tap(arguments) => arguments.wants_json(),
             Command::DeadLetters(command) => command.wants_json(),
             Command::Repartition(arguments) => arguments.wants_json(),
+            Command::Housekeeping(arguments) => arguments.wants_json(),
             Command::Dev(_)
             | Command::Import(_)
             | Command::Run(_)
@@ -132,6 +136,7 @@ impl Cli {
             Command::Tap(arguments) => arguments.run(),
             Command::DeadLetters(command) => command.run(),
             Command::Repartition(arguments) => arguments.run(),
+            Command::Housekeeping(arguments) => arguments.run(),
             Command::Pause(arguments) => arguments.run(Verb::Pause),
             Command::Resume(arguments) => arguments.run(Verb::Resume),
             Command::Import(command) => command.run(),

@@ -8,6 +8,7 @@
 //! Options, defaults and limits of version 1 are read here and nowhere else. Never connects to
 //! anything; never prints.
 
+mod housekeeping;
 mod kafka;
 mod messages;
 mod outbox;

@@ -5,6 +5,7 @@
 //! relay at any time. Never a guess: what could not be looked at is not reported as well.
 
 mod acls;
+mod housekeeping;
 mod kafka;
 mod postgres;
 
@@ -79,6 +80,10 @@ impl Finding {
 /// Looks at database and cluster, both at once.
 pub async fn run(config: &Config) -> Vec<Finding> {
     let (mut findings, source) = postgres::look(config).await;
+    // A server that cannot be asked was told of already.
+    if source.is_some() {
+        findings.extend(housekeeping::look(config).await);
+    }
     let (more, checkpoint) = kafka::look(config).await;
     findings.extend(more);
     if let (Some(source), Some(checkpoint)) = (source, checkpoint) {

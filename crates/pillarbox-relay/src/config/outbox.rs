@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use super::housekeeping::Housekeeping;
 use super::pattern::TopicPattern;
 use super::topic::TopicTemplate;
 
@@ -88,6 +89,8 @@ pub struct Outbox {
     pub on_error: OnError,
     /// Column with a propagated trace; its headers stand behind the configured ones.
     pub trace_column: Option<String>,
+    /// How the table is kept small.
+    pub housekeeping: Housekeeping,
 }
 
 /// A column that becomes a header.
@@ -190,6 +193,7 @@ impl Outbox {
             updates: Updates::default(),
             on_error: OnError::Stop,
             trace_column: None,
+            housekeeping: Housekeeping::None,
         }
     }
 }

@@ -10,7 +10,7 @@ use pillarbox_wire::lsn::Lsn;
 use pillarbox_wire::position::Position;
 use tokio::sync::watch;
 
-use super::status::{FaultView, State, Status};
+use super::status::{FaultView, Kept, State, Status};
 use crate::error::Fault;
 
 /// The shared status.
@@ -118,6 +118,10 @@ impl Board {
                 status.position = Some(last.to_string());
             }
         });
+    }
+
+    pub(crate) fn kept(&self, tables: Vec<Kept>) {
+        self.update(|status| status.housekeeping = tables);
     }
 
     fn update(&self, change: impl FnOnce(&mut Status)) {

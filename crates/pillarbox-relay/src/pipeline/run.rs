@@ -18,6 +18,7 @@ use super::status::{State, Status};
 use super::{reader, task};
 use crate::config::Config;
 use crate::error::{Class, Code, Fault};
+use crate::housekeeping::Duty;
 use crate::position::lineage::SourceFacts;
 use crate::sink::{self, recover};
 use crate::sql::Lineage;
@@ -158,6 +159,8 @@ pub fn start(config: Config, options: Options) -> Handle {
         exit_on_halt: options.exit_on_halt,
     };
     let (events, heard) = mpsc::channel(EVENTS_MAX);
+    let duty = watch::Sender::new(Duty::Ahead);
+    task::housekeeping(Arc::clone(&config), duty.subscribe(), Arc::clone(&board));
     let supervisor = Supervisor {
         config,
         board: Arc::clone(&board),
@@ -168,6 +171,7 @@ pub fn start(config: Config, options: Options) -> Handle {
         sink_side: None,
         facts: None,
         lineage: None,
+        duty,
         waiting: Vec::new(),
         ended: None,
     };
@@ -186,6 +190,8 @@ struct Supervisor {
     sink_side: Option<mpsc::Receiver<SealedSet>>,
     facts: Option<SourceFacts>,
     lineage: Option<JoinHandle<()>>,
+    /// What housekeeping may do; its job ends with this.
+    duty: watch::Sender<Duty>,
     /// Who waits for a pause state to be reached.
     waiting: Vec<(bool, oneshot::Sender<Result<(), Fault>>)>,
     ended: Option<Ended>,
@@ -311,6 +317,7 @@ impl Supervisor {
                 Action::Show(state, fault) => {
                     tracing::info!(state = ?state, "pipeline");
                     self.board.state(state, fault.as_ref());
+                    self.duty.send_replace(Duty::of(state));
                 }
                 Action::Log(fault) => log(&fault),
                 Action::End(fault) => self.ended = Some(ended(fault)),

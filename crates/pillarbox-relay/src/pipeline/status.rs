@@ -8,6 +8,7 @@ use std::sync::Arc;
 use pillarbox_wire::lsn::Lsn;
 use serde::Serialize;
 
+use crate::config::TableName;
 use crate::error::Fault;
 
 /// Where in its life the pipeline is.
@@ -57,6 +58,51 @@ pub struct Status {
     pub commits_total: u64,
     /// Times that this process began to stream.
     pub starts_total: u64,
+    /// The outbox tables that are kept small.
+    pub housekeeping: Vec<Kept>,
+}
+
+/// How an outbox table is kept small; totals are since this process started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kept {
+    /// The table.
+    pub table: String,
+    /// `partitions` or `delete`.
+    pub mode: &'static str,
+    /// Partitions that take part in the table.
+    pub partitions: usize,
+    /// Partitions that take no more rows and wait until everything in them was relayed.
+    pub sealed: usize,
+    /// For how long from the last look there are partitions for new rows.
+    pub covered_seconds: u64,
+    /// Partitions made.
+    pub created_total: u64,
+    /// Partitions dropped.
+    pub dropped_total: u64,
+    /// Rows deleted.
+    pub deleted_total: u64,
+    /// What a transaction of somebody else is in the way of.
+    pub waits_for: Option<String>,
+    /// Why the last round did not do everything.
+    pub fault: Option<FaultView>,
+}
+
+impl Kept {
+    /// A table of which nothing is known yet.
+    pub(crate) fn new(table: &TableName, mode: &'static str) -> Self {
+        Self {
+            table: table.to_string(),
+            mode,
+            partitions: 0,
+            sealed: 0,
+            covered_seconds: 0,
+            created_total: 0,
+            dropped_total: 0,
+            deleted_total: 0,
+            waits_for: None,
+            fault: None,
+        }
+    }
 }
 
 /// A [`Fault`] for people and programs.
@@ -99,6 +145,7 @@ impl Status {
             transactions_total: 0,
             commits_total: 0,
             starts_total: 0,
+            housekeeping: Vec::new(),
         })
     }
 }

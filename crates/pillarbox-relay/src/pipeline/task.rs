@@ -8,6 +8,7 @@
 //! | supervisor | its panic aborts the process | `Handle::stop` |
 //! | topic lookup | the fault goes to the reader | dropped with the runtime; changes nothing but a created topic |
 //! | lineage | `Event::SqlLost` | dropped with the runtime; a statement is one transaction |
+//! | housekeeping | stands in the status; the next round tries again | the end of the supervisor; a step is one transaction, or goes on from the catalog |
 //!
 //! A panic on any of them is a broken invariant. It aborts: a restart recovers from the checkpoint,
 //! a wrong confirm does not.
@@ -15,12 +16,14 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::board::Board;
 use super::messages::{Event, Outlet};
 use super::{reader, run};
 use crate::config::Config;
+use crate::housekeeping::{self, Duty};
 use crate::sink::recover;
 use crate::sql::Lineage;
 
@@ -80,4 +83,9 @@ pub(super) fn topic(config: Arc<Config>, name: String, reader: Outlet) {
 pub(super) fn lineage(config: Arc<Config>, events: mpsc::Sender<Event>) -> JoinHandle<()> {
     let name = format!("pillarbox/{}", config.pipeline);
     tokio::spawn(run::advance_lineage(Lineage::new(&config.postgres, &name), config, events))
+}
+
+/// Keeps the outbox tables small, as far as the pipeline's state allows.
+pub(super) fn housekeeping(config: Arc<Config>, duty: watch::Receiver<Duty>, board: Arc<Board>) {
+    tokio::spawn(housekeeping::run(config, duty, board));
 }

@@ -33,5 +33,5 @@ pub use statements::print_sql;
 pub(crate) use facts::read_postgres;
 pub(crate) use migrations::SCHEMA_VERSION;
 pub(crate) use plan::SERVER_VERSION_MIN;
-pub(crate) use roles::grants;
+pub(crate) use roles::{delete_grants, grants};
 pub(crate) use statements::{column_names, revoke_messages};

@@ -9,8 +9,8 @@
 //! through a slot of its own, and the whole cluster by a base backup. Only `pg_hba.conf` is a fence. Text only: nothing
 //! here runs.
 
-use super::statements::guarded;
-use crate::config::Postgres;
+use super::statements::{guarded, qualified};
+use crate::config::{Postgres, TableName};
 use crate::source::{quote_identifier, quote_literal};
 
 /// Creates what is missing. Passwords are not for a script.
@@ -50,6 +50,16 @@ pub(crate) fn grants(postgres: &Postgres) -> String {
         lines.push(format!("GRANT SELECT ON pillarbox.lineage, pillarbox.migrations TO {replication};"));
     }
     lines.join("\n")
+}
+
+/// What deleting relayed rows needs: they are locked first, for which any column will do.
+pub(crate) fn delete_grants(postgres: &Postgres, table: &TableName, column: &str) -> String {
+    let (role, schema) = (quote_identifier(postgres.sql_user()), quote_identifier(&table.schema));
+    let column = quote_identifier(column);
+    format!(
+        "GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT, DELETE, UPDATE ({column}) ON {} TO {role};",
+        qualified(table)
+    )
 }
 
 /// What an administrator adds so that the roles cannot do more: for eyes, not for psql.

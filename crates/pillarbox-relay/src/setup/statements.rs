@@ -2,7 +2,7 @@
 //! twice.
 
 use super::{migrations, roles};
-use crate::config::{Config, Missing, Outbox, TableName, TopicPart};
+use crate::config::{Config, Housekeeping, Missing, Outbox, Partitions, Postgres, TableName, TopicPart};
 use crate::source::{quote_identifier, quote_literal};
 
 /// Everything that setup would run in an empty database, for an administrator who prefers to run
@@ -24,6 +24,7 @@ pub fn print_sql(config: &Config) -> String {
             parts.push(create_schema(&outbox.table.schema));
         }
         parts.push(create_table(outbox));
+        parts.extend(housekeeping(&config.postgres, outbox));
     }
     parts.push(create_publication(config));
     if config.messages.is_some() {
@@ -34,6 +35,20 @@ pub fn print_sql(config: &Config) -> String {
     text.push_str(&parts.join("\n\n"));
     text.push('\n');
     text
+}
+
+/// What keeping a table small needs. Whose a table is stays a person's decision.
+fn housekeeping(postgres: &Postgres, outbox: &Outbox) -> Option<String> {
+    match &outbox.housekeeping {
+        Housekeeping::None => None,
+        Housekeeping::Delete(_) => Some(roles::delete_grants(postgres, &outbox.table, &outbox.id_column)),
+        Housekeeping::Partitions(_) => Some(format!(
+            "-- The relay makes and drops partitions as the owner of {}, who must be able to create tables in its\n\
+             -- schema. If that is not {role}: GRANT the_owner TO {role};",
+            qualified(&outbox.table),
+            role = quote_identifier(postgres.sql_user())
+        )),
+    }
 }
 
 const STATISTICS_COMMENT: &str = "-- Lets a standby relay see when the active one last replied; without it a relay that hangs is not\n\
@@ -105,14 +120,51 @@ pub(super) fn create_table(outbox: &Outbox) -> String {
         .into_iter()
         .map(|(name, kind)| format!("    {} {kind}", quote_identifier(&name)))
         .collect();
-    format!("CREATE TABLE IF NOT EXISTS {} (\n{}\n);", qualified(&outbox.table), columns.join(",\n"))
+    let name = qualified(&outbox.table);
+    let Housekeeping::Partitions(wanted) = &outbox.housekeeping else {
+        return format!("CREATE TABLE IF NOT EXISTS {name} (\n{}\n);", columns.join(",\n"));
+    };
+    let (id, time) = (quote_identifier(&outbox.id_column), quote_identifier(&wanted.column));
+    format!(
+        "CREATE TABLE IF NOT EXISTS {name} (\n{},\n    PRIMARY KEY ({id}, {time})\n) PARTITION BY RANGE ({time});\n\n{}",
+        columns.join(",\n"),
+        first_partitions(&outbox.table, wanted)
+    )
+}
+
+/// The partitions of now and of some intervals ahead, with the owner of the table: the relay goes on
+/// from there.
+fn first_partitions(table: &TableName, wanted: &Partitions) -> String {
+    let (seconds, ahead) = (wanted.interval.as_secs().max(1), wanted.ahead);
+    let format = if seconds.is_multiple_of(86_400) { "YYYYMMDD" } else { "YYYYMMDD\"t\"HH24MISS" };
+    let (schema, root) = (quote_literal(&table.schema), quote_literal(&qualified(table)));
+    // Postgres cuts names off at 63 bytes; the time of a partition must survive.
+    let base = quote_literal(&table.name.chars().take(45).collect::<String>());
+    let body = format!(
+        "\nDECLARE\n    lower timestamptz;\n    part text;\nBEGIN\n    \
+         IF EXISTS (SELECT FROM pg_inherits WHERE inhparent = {root}::regclass) THEN\n        RETURN;\n    END IF;\n    \
+         FOR n IN 0..{ahead} LOOP\n        \
+         lower := to_timestamp((floor(extract(epoch FROM now()) / {seconds}) + n) * {seconds});\n        \
+         part := format('%I.%I', {schema}, {base} || '_p' || to_char(lower AT TIME ZONE 'UTC', '{format}'));\n        \
+         EXECUTE format('CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (%L) TO (%L)',\n            \
+         part, {root}, lower, lower + interval '{seconds} seconds');\n        \
+         EXECUTE format('ALTER TABLE %s OWNER TO %I', part,\n            \
+         (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = {root}::regclass));\n    \
+         END LOOP;\nEND\n"
+    );
+    format!("DO {};", dollar_quote(&body))
 }
 
 const TEXT_REQUIRED: &str = "varchar(255) NOT NULL";
 
 /// Every configured column once, in the order of Debezium's table.
 fn columns(outbox: &Outbox) -> Vec<(String, &'static str)> {
-    let mut columns = vec![(outbox.id_column.clone(), "uuid PRIMARY KEY")];
+    // The key of a partitioned table must hold the partition key, too.
+    let (id, time) = match &outbox.housekeeping {
+        Housekeeping::Partitions(wanted) => ("uuid NOT NULL", Some(wanted.column.clone())),
+        Housekeeping::None | Housekeeping::Delete(_) => ("uuid PRIMARY KEY", None),
+    };
+    let mut columns = vec![(outbox.id_column.clone(), id)];
     columns.extend(topic_columns(outbox).map(|column| (column, TEXT_REQUIRED)));
     columns.push((outbox.key_column.clone(), TEXT_REQUIRED));
     // Debezium's table has it whether it is relayed or not; applications written for it insert it.
@@ -128,6 +180,11 @@ fn columns(outbox: &Outbox) -> Vec<(String, &'static str)> {
     columns.extend(outbox.headers.iter().map(|header| (header.column.clone(), "varchar(255)")));
     columns.extend(outbox.envelope.iter().map(|field| (field.column.clone(), "varchar(255)")));
     columns.push((outbox.payload_column.clone(), "jsonb"));
+    if let Some(time) = time {
+        columns.retain(|(name, _)| *name != time);
+        // The time of the insert, not that of a transaction which may have begun long ago.
+        columns.push((time, "timestamptz NOT NULL DEFAULT clock_timestamp()"));
+    }
     let mut seen = std::collections::HashSet::new();
     columns.retain(|(name, _)| seen.insert(name.clone()));
     columns
@@ -218,6 +275,51 @@ mod tests {
              \x20   \"type\" varchar(255) NOT NULL,\n\
              \x20   \"payload\" jsonb\n);"
         );
+    }
+
+    #[test]
+    fn a_partitioned_table_comes_with_its_first_partitions() {
+        let housekeeping = Housekeeping::Partitions(Partitions::default());
+        let timestamp_column = Some("created_at".to_owned());
+        let sql = create_table(&Outbox { housekeeping, timestamp_column, ..outbox() });
+        for part in [
+            "\"id\" uuid NOT NULL,",
+            "\"payload\" jsonb,\n    \"created_at\" timestamptz NOT NULL DEFAULT clock_timestamp(),",
+            "PRIMARY KEY (\"id\", \"created_at\")\n) PARTITION BY RANGE (\"created_at\");",
+            "FOR n IN 0..7 LOOP",
+            "'YYYYMMDD'",
+        ] {
+            assert!(sql.contains(part), "{part} in {sql}");
+        }
+        assert_eq!(sql.matches("created_at").count(), 3, "{sql}");
+    }
+
+    #[test]
+    fn keeping_a_table_small_needs_grants_of_its_own() {
+        let with = |housekeeping| housekeeping_of(Outbox { housekeeping, ..outbox() });
+        assert_eq!(with(Housekeeping::None), None);
+        let delete = with(Housekeeping::Delete(crate::config::Batches::default())).expect("grants");
+        assert!(
+            delete.contains("GRANT SELECT, DELETE, UPDATE (\"id\") ON \"public\".\"outbox\" TO \"relay\";")
+        );
+        let partitions = with(Housekeeping::Partitions(Partitions::default())).expect("a comment");
+        assert!(partitions.contains("GRANT the_owner TO \"relay\";"));
+        assert!(partitions.lines().all(|line| line.starts_with("--")), "{partitions}");
+    }
+
+    fn housekeeping_of(outbox: Outbox) -> Option<String> {
+        let postgres = crate::config::Postgres {
+            host: "db".into(),
+            port: 5432,
+            user: "relay".into(),
+            password: None,
+            database: "shop".into(),
+            slot: "s".into(),
+            publication: "p".into(),
+            tls: Default::default(),
+            sql: None,
+        };
+        housekeeping(&postgres, &outbox)
     }
 
     #[test]

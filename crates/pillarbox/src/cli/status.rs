@@ -149,6 +149,9 @@ impl Overview {
                 size(number("lag_bytes").try_into().ok()),
             )
         });
+        if let View::Found(status) = &self.relay {
+            kept(&mut text, &status["housekeeping"]);
+        }
         line(&mut text, "postgres", &self.postgres, |slot| {
             format!(
                 "slot {} {}, confirmed {}, {} behind, {} of WAL kept ({})",
@@ -182,6 +185,29 @@ fn line<T>(text: &mut String, name: &str, view: &View<T>, found: impl FnOnce(&T)
         View::Error(fault) => format!("{}: {}", fault.code, fault.message),
     };
     let _ = writeln!(text, "  {name:<9} {shown}");
+}
+
+/// A line for each outbox table that is kept small, and what is in the way.
+fn kept(text: &mut String, tables: &Value) {
+    const INDENT: &str = "            ";
+    for table in tables.as_array().into_iter().flatten() {
+        let number = |key: &str| table[key].as_u64().unwrap_or_default();
+        let done = if table["mode"] == "delete" {
+            format!("{} rows deleted", number("deleted_total"))
+        } else {
+            let (there, sealed) = (number("partitions"), number("sealed"));
+            format!("{there} partitions, {sealed} sealed, {} dropped", number("dropped_total"))
+        };
+        let name = table["table"].as_str().unwrap_or("-");
+        let _ = writeln!(text, "{INDENT}{name}: {done}");
+        if let Some(step) = table["waits_for"].as_str() {
+            let _ = writeln!(text, "{INDENT}waits for other transactions to {step}");
+        }
+        if let Some(fault) = table["fault"].as_object() {
+            let part = |key: &str| fault.get(key).and_then(Value::as_str).unwrap_or_default();
+            let _ = writeln!(text, "{INDENT}{}: {}", part("code"), part("message"));
+        }
+    }
 }
 
 /// Bytes for people.
@@ -358,7 +384,11 @@ mod tests {
     #[test]
     fn the_table() {
         let relay = View::Found(json!({"state": "streaming", "events_total": 5, "confirmed_lsn": "0/10",
-            "server_lsn": "0/20", "lag_bytes": 16}));
+            "server_lsn": "0/20", "lag_bytes": 16, "housekeeping": [
+                {"table": "public.outbox", "mode": "partitions", "partitions": 9, "sealed": 1, "dropped_total": 3,
+                    "waits_for": "drop table public.x", "fault": null},
+                {"table": "public.old", "mode": "delete", "deleted_total": 7,
+                    "fault": {"code": "PB-1009", "message": "may not delete"}}]}));
         let overview = Overview {
             pipeline: "orders".to_owned(),
             healthy: true,
@@ -372,6 +402,10 @@ mod tests {
             overview.table(),
             "pipeline orders: healthy\n\
              \x20 relay     streaming, 5 events, confirmed 0/10 of 0/20, 16 B behind\n\
+             \x20           public.outbox: 9 partitions, 1 sealed, 3 dropped\n\
+             \x20           waits for other transactions to drop table public.x\n\
+             \x20           public.old: 7 rows deleted\n\
+             \x20           PB-1009: may not delete\n\
              \x20 postgres  slot s active, confirmed 0/10, 16 B behind, 3.0 MiB of WAL kept (reserved)\n\
              \x20 kafka     checkpoint epoch 1, resume 0/10, 2 topics\n"
         );

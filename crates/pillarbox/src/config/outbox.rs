@@ -81,6 +81,7 @@ fn table(context: &Context<'_>, path: &str, node: &Node) -> Option<Outbox> {
     outbox.trace_column = section.parse("trace", column_name);
     headers_fit(&section, &outbox);
     outbox.on_error = section.choice("on_error", ON_ERROR).unwrap_or_default();
+    outbox.housekeeping = super::housekeeping::read(&section);
     section.finish();
     name.map(|_| outbox)
 }
@@ -263,7 +264,7 @@ fn header_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn column_name(text: &str) -> Result<String, String> {
+pub(super) fn column_name(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("expected a column name".to_owned()) } else { Ok(text.to_owned()) }
 }
 

@@ -162,6 +162,7 @@ fn outbox(outbox: &Outbox) -> Value {
         "empty_payload": word(EMPTY_PAYLOAD, outbox.empty_payload),
         "on_update": word(UPDATES, outbox.updates),
         "on_error": word(ON_ERROR, outbox.on_error),
+        "housekeeping": super::housekeeping::shown(&outbox.housekeeping),
     });
     insert(&mut shown, "partition", &outbox.partition_column);
     insert(&mut shown, "trace", &outbox.trace_column);

@@ -5,7 +5,7 @@ mod security;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pillarbox_relay::config::{Messages, OnError, PlainPart, TlsMode};
+use pillarbox_relay::config::{Batches, Housekeeping, Messages, OnError, Partitions, PlainPart, TlsMode};
 
 use super::*;
 use crate::report::problems_for_test;
@@ -333,4 +333,40 @@ fn a_reference_that_leads_nowhere() {
         text.contains("error[PB-0004]: postgres.password: environment variable NONE is not set"),
         "{text}"
     );
+}
+
+#[test]
+fn housekeeping_has_defaults_and_each_mode_its_own_options() {
+    let with = |section: &str| {
+        SMALLEST.replace("table: public.outbox", &format!("table: public.outbox, housekeeping: {section}"))
+    };
+    let of = |section: &str| ok(&with(section)).config.outbox[0].housekeeping.clone();
+    assert_eq!(ok(SMALLEST).config.outbox[0].housekeeping, Housekeeping::None);
+    assert_eq!(of("{ mode: none }"), Housekeeping::None);
+    assert_eq!(of("{ mode: partitions }"), Housekeeping::Partitions(Partitions::default()));
+    assert_eq!(of("{ mode: delete }"), Housekeeping::Delete(Batches::default()));
+    let partitions = of("{ mode: partitions, column: at, interval: 1h, ahead: 48, keep: 10m }");
+    let expected = Partitions {
+        column: "at".into(),
+        interval: Duration::from_secs(3600),
+        ahead: 48,
+        keep: Duration::from_secs(600),
+    };
+    assert_eq!(partitions, Housekeeping::Partitions(expected));
+    let delete = of("{ mode: delete, batch: 500, pause: 1s }");
+    assert_eq!(delete, Housekeeping::Delete(Batches { rows_max: 500, pause: Duration::from_secs(1) }));
+    for (section, said) in [
+        ("{ }", "outbox.housekeeping.mode is missing"),
+        ("{ mode: archive }", "expected none or partitions or delete, found `archive`"),
+        ("{ mode: delete, ahead: 3 }", "unknown option `ahead` in outbox.housekeeping"),
+        ("{ mode: partitions, batch: 3 }", "unknown option `batch` in outbox.housekeeping"),
+        ("{ mode: partitions, interval: 1s }", "expected 60s to 744h"),
+        ("{ mode: partitions, interval: 90500ms }", "expected whole seconds"),
+        ("{ mode: partitions, keep: 0s }", "expected 60s to 8760h"),
+        ("{ mode: partitions, ahead: 0 }", "expected a whole number from 1 to 100"),
+        ("{ mode: delete, batch: 0 }", "expected a whole number from 1 to 100000"),
+    ] {
+        let text = refused(&with(section));
+        assert!(text.contains(said), "{section}: {text}");
+    }
 }

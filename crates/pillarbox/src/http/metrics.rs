@@ -31,6 +31,23 @@ const RECORDED: &[(&str, Unit, &str)] = &[
         "Messages with the prefix of events that were written outside of a transaction",
     ),
     ("pillarbox_replication_lag_bytes", Unit::Bytes, "WAL between the server's end and what was confirmed"),
+    ("pillarbox_housekeeping_deleted_rows_total", Unit::Count, "Relayed rows deleted from an outbox table"),
+    (
+        "pillarbox_housekeeping_dropped_partitions_total",
+        Unit::Count,
+        "Relayed partitions of an outbox table dropped",
+    ),
+    (
+        "pillarbox_housekeeping_failures_total",
+        Unit::Count,
+        "Rounds of housekeeping that could not do everything",
+    ),
+    ("pillarbox_outbox_partitions", Unit::Count, "Partitions of an outbox table"),
+    (
+        "pillarbox_outbox_covered_seconds",
+        Unit::Count,
+        "For how long there are partitions for new rows of an outbox table",
+    ),
     ("pillarbox_leader", Unit::Count, "1 while this process owns the slot"),
 ];
 

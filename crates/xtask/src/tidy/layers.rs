@@ -32,6 +32,8 @@ const PURE: [&str; 13] = [
     "crates/pillarbox-relay/src/pipeline/intake",
     "crates/pillarbox-relay/src/dead_letters/letter",
     "crates/pillarbox-relay/src/dead_letters/order",
+    "crates/pillarbox-relay/src/housekeeping/horizon",
+    "crates/pillarbox-relay/src/housekeeping/partitions",
 ];
 /// What pure code does not mention.
 const OUTSIDE: [&str; 8] = [
