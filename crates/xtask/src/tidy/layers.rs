@@ -18,7 +18,7 @@ const STAGES: [&str; 7] = ["source", "decode", "outbox", "route", "batch", "sink
 const POSITION: &str = "position";
 
 /// Where decisions are made: no socket, no clock, no environment, no file, no thread.
-const PURE: [&str; 13] = [
+const PURE: [&str; 15] = [
     "crates/pillarbox-wire/src/",
     "crates/pillarbox-consumer/src/header",
     "crates/pillarbox-consumer/src/state",
