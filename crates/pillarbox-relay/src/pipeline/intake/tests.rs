@@ -2,6 +2,7 @@
 
 mod letters;
 mod messages;
+mod repartition;
 
 use std::time::Duration;
 
