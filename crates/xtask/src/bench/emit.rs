@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// Runs of each arm
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Orders in the payload, about 310 bytes each
+    #[arg(long, default_value_t = 1)]
+    orders: u32,
 }
 
 /// What the transaction does beside its UPDATE.
@@ -118,7 +121,7 @@ pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     }
     let dir = open_dir()?;
     let servers = Servers::start(common.postgres)?;
-    let payload = prepare(&servers)?;
+    let payload = prepare(&servers, options.orders)?;
     for arm in ARMS {
         fs::write(script(dir.path(), arm), arm.script(&payload))?;
     }
@@ -141,7 +144,7 @@ fn script(dir: &Path, arm: Arm) -> std::path::PathBuf {
 }
 
 /// The schema `pillarbox` as `setup` makes it, the accounts, and the payload.
-fn prepare(servers: &Servers) -> anyhow::Result<String> {
+fn prepare(servers: &Servers, orders: u32) -> anyhow::Result<String> {
     for file in ["0001_pillarbox.up.sql", "0002_emit.up.sql"] {
         let path = tree::root().join("sql").join(file);
         servers.sql(&fs::read_to_string(&path).with_context(|| path.display().to_string())?)?;
@@ -151,7 +154,11 @@ fn prepare(servers: &Servers) -> anyhow::Result<String> {
     )?;
     servers.sql(&format!("INSERT INTO account SELECT n, 0 FROM generate_series(1, {ACCOUNTS}) n"))?;
     servers.sql("VACUUM ANALYZE account")?;
-    Ok(servers.postgres.query_one(DATABASE, "SELECT bench_payload(4711)::text")?)
+    let payload = match orders {
+        1 => "SELECT bench_payload(4711)::text".to_owned(),
+        _ => format!("SELECT jsonb_agg(bench_payload(4710 + n))::text FROM generate_series(1, {orders}) n"),
+    };
+    Ok(servers.postgres.query_one(DATABASE, &payload)?)
 }
 
 fn measure(
