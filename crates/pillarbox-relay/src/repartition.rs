@@ -98,8 +98,8 @@ pub async fn plan(config: &Config, cluster: &Cluster, topic: &str) -> Result<Pla
         let message = format!("topic {topic} keeps one partition: dead letters are one order of records");
         return Err(Fault::new(Code::TopicUnknown, message).hint("name a topic of events"));
     }
-    let partitions = sink::same_topic(cluster, topic, record).await?;
-    Ok(Plan { topic: topic.to_owned(), pinned: record.partitions, partitions })
+    let now = sink::topics::again(cluster, topic, record).await?;
+    Ok(Plan { topic: topic.to_owned(), pinned: record.partitions, partitions: now.partitions })
 }
 
 /// Gives the order and waits until it is carried out; the plan says what became of it.

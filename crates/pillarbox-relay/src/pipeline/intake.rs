@@ -45,7 +45,7 @@ use crate::outbox::{Extractor, MessageReader, OwnHeaders};
 use crate::position::checkpoint::Table;
 use crate::position::filter::Covered;
 use crate::repartition;
-use crate::route::Topic;
+use crate::route::{Topic, WantedTopic};
 
 /// Sealed sets that may wait for the sink or be in it.
 pub const SETS_MAX: usize = 8;
@@ -69,7 +69,7 @@ pub enum Taken {
     /// The pool is full: present it again after a commit.
     NeedsRoom,
     /// Present it again once this topic is known.
-    NeedsTopic(String),
+    NeedsTopic(WantedTopic),
 }
 
 /// Updates of outbox rows, which give no events: an outbox is written once.
@@ -138,32 +138,10 @@ impl Intake {
                 let taken = take_row(&mut self.extractor, &mut self.fill, &row, OwnHeaders::default(), now);
                 taken.or_else(|fault| self.fill.refuse(&row, fault, now))?
             }
-            Change::Message(note) if note.prefix == order::PREFIX => {
-                match self.covered.covers(note.transaction.commit_lsn, note.index) {
-                    true => Taken::Done,
-                    false => self.fill.take_order(&mut self.extractor, self.messages.as_mut(), &note, now)?,
-                }
+            Change::Message(note) => {
+                let messages = &mut self.messages;
+                take_message(messages, &mut self.extractor, &mut self.fill, self.covered, &note, now)?
             }
-            Change::Message(note) if note.prefix == repartition::PREFIX => {
-                match self.covered.covers(note.transaction.commit_lsn, note.index) {
-                    true => Taken::Done,
-                    false => self.fill.take_repartition(&note, now)?,
-                }
-            }
-            Change::Message(note) => match &mut self.messages {
-                Some(messages) if messages.is_event(note.prefix) => {
-                    if self.covered.covers(note.transaction.commit_lsn, note.index) {
-                        Taken::Done
-                    } else {
-                        let taken = take_note(messages, &mut self.extractor, &mut self.fill, &note, now);
-                        taken.or_else(|fault| self.fill.refuse_message(&note, fault, now))?
-                    }
-                }
-                _ => {
-                    self.fill.take_message(note.prefix, note.content);
-                    Taken::Done
-                }
-            },
             Change::Update { transaction, index, relation } => {
                 let covered = self.covered.covers(transaction.commit_lsn, index);
                 match self.extractor.on_update(relation).filter(|_| !covered) {
@@ -307,6 +285,34 @@ impl Intake {
     /// When no set is in flight (I5), or its end lies before what was confirmed (I2).
     pub fn committed(&mut self, set: CommittedSet, now: Now) {
         self.fill.committed(set, now);
+    }
+}
+
+/// A message: an order, an event, the lineage, or nothing of ours.
+fn take_message(
+    messages: &mut Option<MessageReader>,
+    extractor: &mut Extractor,
+    fill: &mut Fill,
+    covered: Covered,
+    note: &Note<'_>,
+    now: Now,
+) -> Result<Taken, Fault> {
+    let event = messages.as_ref().is_some_and(|messages| messages.is_event(note.prefix));
+    if !event && ![order::PREFIX, repartition::PREFIX].contains(&note.prefix) {
+        fill.take_lineage(note.prefix, note.content);
+        return Ok(Taken::Done);
+    }
+    if covered.covers(note.transaction.commit_lsn, note.index) {
+        return Ok(Taken::Done);
+    }
+    match (note.prefix, messages) {
+        (order::PREFIX, messages) => fill.take_order(extractor, messages.as_mut(), note, now),
+        (repartition::PREFIX, _) => Ok(fill.take_repartition(note, now)),
+        (_, Some(messages)) => {
+            let taken = take_note(messages, extractor, fill, note, now);
+            taken.or_else(|fault| fill.refuse_message(note, fault, now))
+        }
+        (_, None) => Ok(Taken::Done),
     }
 }
 

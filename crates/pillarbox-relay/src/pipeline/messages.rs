@@ -18,7 +18,7 @@ use pillarbox_wire::lsn::Lsn;
 use crate::error::Fault;
 use crate::position::checkpoint::Table;
 use crate::position::lineage::SourceFacts;
-use crate::route::Topic;
+use crate::route::{Topic, WantedTopic};
 use crate::source::Wake;
 
 /// Messages that may wait for the reader: every set in flight can come back while it sleeps, and
@@ -66,7 +66,7 @@ pub(crate) enum Event {
     /// The sink has recovered; `Command::Stream` went to the reader.
     Recovered,
     /// The reader asks for a topic.
-    NeedTopic(String),
+    NeedTopic(WantedTopic),
     /// The pause state that is now committed.
     Paused(bool),
     /// The reader has ended.

@@ -363,9 +363,9 @@ impl Streaming {
                     self.settle();
                     self.wait_for_change()?
                 }
-                Taken::NeedsTopic(name) => {
-                    tell(&self.events, Event::NeedTopic(name.clone()));
-                    self.wait_for_topic(&name)?
+                Taken::NeedsTopic(wanted) => {
+                    tell(&self.events, Event::NeedTopic(wanted.clone()));
+                    self.wait_for_topic(&wanted.name)?
                 }
             };
             if matches!(waited, Attention::Released | Attention::Late) {

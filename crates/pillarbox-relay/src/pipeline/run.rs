@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::error::{Class, Code, Fault};
 use crate::housekeeping::Duty;
 use crate::position::lineage::SourceFacts;
+use crate::route::WantedTopic;
 use crate::sink::{self, recover};
 use crate::sql::Lineage;
 
@@ -240,9 +241,9 @@ impl Supervisor {
                 self.lineage = Some(task::lineage(Arc::clone(&self.config), self.events.clone()));
                 Input::Recovered
             }
-            Event::NeedTopic(name) => {
+            Event::NeedTopic(wanted) => {
                 if let Some(reader) = &self.reader {
-                    task::topic(Arc::clone(&self.config), name, reader.clone());
+                    task::topic(Arc::clone(&self.config), wanted, reader.clone());
                 }
                 return;
             }
@@ -420,13 +421,16 @@ fn log(fault: &Fault) {
     }
 }
 
-/// Finds out about a topic, creates it if need be, and tells the reader.
-pub(super) async fn look_up_topic(config: Arc<Config>, name: String, reader: Outlet) {
+/// Finds out about a topic, creates one that never held an event if need be, and tells the reader.
+pub(super) async fn look_up_topic(config: Arc<Config>, wanted: WantedTopic, reader: Outlet) {
     let mut backoff = TOPIC_BACKOFF;
     let mut tries = 1;
     let found = loop {
         let found = match sink::connect(&config).await {
-            Ok(cluster) => sink::topics::resolve(&cluster, &config, &name).await,
+            Ok(cluster) => match &wanted.recorded {
+                Some(record) => sink::topics::again(&cluster, &wanted.name, record).await,
+                None => sink::topics::resolve(&cluster, &config, &wanted.name).await,
+            },
             Err(fault) => Err(fault),
         };
         match found {

@@ -24,6 +24,7 @@ use super::messages::{Event, Outlet};
 use super::{reader, run};
 use crate::config::Config;
 use crate::housekeeping::{self, Duty};
+use crate::route::WantedTopic;
 use crate::sink::recover;
 use crate::sql::Lineage;
 
@@ -75,8 +76,8 @@ pub(super) fn supervisor<T: Send + 'static>(work: impl Future<Output = T> + Send
 }
 
 /// Finds out about a topic for the reader.
-pub(super) fn topic(config: Arc<Config>, name: String, reader: Outlet) {
-    tokio::spawn(run::look_up_topic(config, name, reader));
+pub(super) fn topic(config: Arc<Config>, wanted: WantedTopic, reader: Outlet) {
+    tokio::spawn(run::look_up_topic(config, wanted, reader));
 }
 
 /// Keeps the lineage nonce moving while we lead.

@@ -34,6 +34,29 @@ pub struct Topic {
     pub limits: TopicLimits,
 }
 
+impl Topic {
+    /// What the checkpoint remembers of it.
+    pub fn record(&self) -> TopicRecord {
+        let Self { id, partitions, first_slot, .. } = self;
+        TopicRecord { topic_id: id.to_string(), partitions: *partitions, first_slot: *first_slot }
+    }
+}
+
+/// A topic that has to be looked up before an event can go to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedTopic {
+    /// Its name.
+    pub name: String,
+    /// What is recorded of it, if it holds events already: it must be the same one, and is never created.
+    pub recorded: Option<TopicRecord>,
+}
+
+impl From<String> for WantedTopic {
+    fn from(name: String) -> Self {
+        Self { name, recorded: None }
+    }
+}
+
 /// What a topic takes, from DescribeConfigs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicLimits {
@@ -180,10 +203,7 @@ impl Router {
         if std::mem::replace(&mut topic.recorded, true) {
             return None;
         }
-        let Topic { id, partitions, first_slot, .. } = topic;
-        let record =
-            TopicRecord { topic_id: id.to_string(), partitions: *partitions, first_slot: *first_slot };
-        Some((topic.name.clone(), record))
+        Some((topic.name.clone(), topic.record()))
     }
 
     /// Where the event goes.

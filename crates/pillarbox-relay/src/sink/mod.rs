@@ -37,7 +37,6 @@ pub(crate) mod topics;
 pub use bootstrap::{FirstCheckpoint, bootstrap};
 pub use fault::kafka_fault;
 pub use read::read_checkpoint;
-pub use topics::same_topic;
 
 use std::time::Duration;
 

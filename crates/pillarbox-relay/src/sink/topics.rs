@@ -22,32 +22,39 @@ use crate::route::{Topic, TopicLimits};
 pub(crate) async fn recorded(cluster: &Cluster, table: &Table) -> Result<Vec<Topic>, Fault> {
     let mut topics = Vec::with_capacity(table.topics.len());
     for (name, record) in &table.topics {
-        let described = describe(cluster, name).await?;
-        same(name, record, described.as_ref())?;
-        topics.push(Topic {
-            name: name.clone(),
-            id: described.map(|described| described.id).unwrap_or_default(),
-            partitions: record.partitions,
-            first_slot: record.first_slot,
-            recorded: true,
-            limits: limits(cluster, name).await?,
-        });
+        let now = again(cluster, name, record).await?;
+        if now.partitions > record.partitions {
+            tracing::warn!(
+                code = %Code::TopicGrew,
+                topic = name,
+                partitions = now.partitions,
+                pinned = record.partitions,
+                "the topic has more partitions than are pinned; going on with the pinned count to keep the order of keys"
+            );
+        }
+        let TopicRecord { partitions, first_slot, .. } = *record;
+        topics.push(Topic { partitions, first_slot, recorded: true, ..now });
     }
     Ok(topics)
 }
 
-/// How many partitions a recorded topic has, if it is still the same one.
+/// A recorded topic as it is now, with all its partitions and no slots yet.
 ///
 /// # Errors
-/// As at a start.
-pub async fn same_topic(cluster: &Cluster, name: &str, record: &TopicRecord) -> Result<u32, Fault> {
+/// It is gone, or another one.
+pub(crate) async fn again(cluster: &Cluster, name: &str, record: &TopicRecord) -> Result<Topic, Fault> {
     let described = describe(cluster, name).await?;
-    same(name, record, described.as_ref())?;
-    Ok(described.map_or(record.partitions, |described| described.partitions))
+    let TopicDescription { id, partitions, .. } = same(name, record, described)?;
+    let limits = limits(cluster, name).await?;
+    Ok(Topic { name: name.to_owned(), id, partitions, first_slot: 0, recorded: false, limits })
 }
 
-/// Whether the recorded topic is still the same one.
-fn same(name: &str, record: &TopicRecord, described: Option<&TopicDescription>) -> Result<(), Fault> {
+/// What was described, if it is still the recorded topic.
+fn same(
+    name: &str,
+    record: &TopicRecord,
+    described: Option<TopicDescription>,
+) -> Result<TopicDescription, Fault> {
     let Some(described) = described else {
         return Err(Fault::new(Code::TopicGone, format!("topic {name} holds events of this pipeline, but does not exist"))
             .hint("restore the topic, or find out which consumers lost events before you let the pipeline start it anew"));
@@ -67,16 +74,7 @@ fn same(name: &str, record: &TopicRecord, described: Option<&TopicDescription>) 
             Fault::new(Code::TopicShrank, message).hint("a topic cannot shrink: this is another topic")
         );
     }
-    if described.partitions > record.partitions {
-        tracing::warn!(
-            code = %Code::TopicGrew,
-            topic = name,
-            partitions = described.partitions,
-            pinned = record.partitions,
-            "the topic has more partitions than are pinned; going on with the pinned count to keep the order of keys"
-        );
-    }
-    Ok(())
+    Ok(described)
 }
 
 /// A topic that no checkpoint records: as it is, or created.

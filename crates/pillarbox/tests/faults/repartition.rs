@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::records::{Isolation, header, read};
 use crate::harness::site::Site;
+use crate::probe;
 use crate::topics::{TOPIC, administer};
 use crate::world::{PARTITIONS, PATIENCE, site, streaming};
 
@@ -106,4 +107,24 @@ fn a_topic_without_events_is_refused() {
         assert_eq!(answer.code, Some(1), "{}", answer.stderr);
         assert!(answer.stderr.contains("error[PB-2021]"), "{}", answer.stderr);
     }
+}
+
+#[test]
+fn a_topic_deleted_before_the_order_is_not_created_again() {
+    let site = site();
+    let (_, mut relay) = streaming(&site, &[]);
+    site.postgres.execute("postgres", "CREATE SEQUENCE ids").expect("a sequence");
+    site.postgres.execute("postgres", WRITE).expect("rows");
+    relay.wait_count("events_total", 20, PATIENCE);
+    assert_eq!(relay.post("/api/v1/pause").expect("an answer").0, 200);
+    site.kafka.delete_topic(TOPIC).expect("the topic is deleted");
+    let order = format!(
+        "SELECT pg_logical_emit_message(true, 'pillarbox.repartition', \
+         '{{\"pipeline\":\"orders\",\"topic\":\"{TOPIC}\"}}')"
+    );
+    site.postgres.execute("postgres", &order).expect("an order");
+    assert_eq!(relay.post("/api/v1/resume").expect("an answer").0, 200);
+    relay.wait_state("halted", PATIENCE);
+    assert_eq!(relay.fault().as_deref(), Some("PB-2006"));
+    assert!(!probe::topics(&site).iter().any(|topic| topic == TOPIC), "it was created again");
 }

@@ -45,9 +45,11 @@ fn a_topic_deleted_under_load_halts_and_so_does_its_successor() {
     halted(&mut relay, &["PB-2006"]);
     assert_eq!(relay.terminate(Duration::from_secs(10)).code(), Some(0));
     refused(&site.command(&["run", "--exit-on-halt"], &configuration), "PB-2006");
+    refused(&site.command(&["repartition", TOPIC], &configuration), "PB-2006");
     assert!(!probe::topics(&site).iter().any(|topic| topic == TOPIC), "it was re-created silently");
     site.kafka.create_topic(TOPIC, PARTITIONS, &[]).expect("a topic of that name");
     refused(&site.command(&["run", "--exit-on-halt"], &configuration), "PB-2007");
+    refused(&site.command(&["repartition", TOPIC], &configuration), "PB-2007");
     let mut relay = site.relay(&configuration);
     halted(&mut relay, &["PB-2007"]);
     load.stop();

@@ -137,7 +137,7 @@ impl Fill {
     }
 
     /// A lineage nonce that came back through WAL; other messages give no events.
-    pub(super) fn take_message(&mut self, prefix: &str, content: &[u8]) {
+    pub(super) fn take_lineage(&mut self, prefix: &str, content: &[u8]) {
         if prefix != LINEAGE_PREFIX {
             return;
         }
@@ -194,7 +194,7 @@ impl Fill {
         let Row { transaction, index, relation, .. } = *row;
         let to = match self.router.route(event, transaction.commit_lsn) {
             Ok(to) => to,
-            Err(RouteError::UnknownTopic(name)) => return Ok(Taken::NeedsTopic(name)),
+            Err(RouteError::UnknownTopic(name)) => return Ok(Taken::NeedsTopic(name.into())),
             Err(error) => return Err(route_fault(&error, relation, transaction, index)),
         };
         let limits = self.router.topics()[to.topic.0].limits;

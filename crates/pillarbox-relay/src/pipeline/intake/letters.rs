@@ -307,7 +307,7 @@ impl Fill {
     }
 
     fn needs_desk(&self) -> Taken {
-        Taken::NeedsTopic(self.letters.topic.clone())
+        Taken::NeedsTopic(self.letters.topic.clone().into())
     }
 
     fn append_letter(

@@ -11,10 +11,9 @@ use pillarbox_wire::position::Position;
 use super::fill::Fill;
 use super::{Now, Taken};
 use crate::decode::Note;
-use crate::error::{Code, Fault};
 use crate::position::checkpoint::TopicRecord;
 use crate::repartition::Order;
-use crate::route::{Topic, TopicIndex};
+use crate::route::{TopicIndex, WantedTopic};
 
 /// What the filling set has to do with moves.
 #[derive(Default)]
@@ -27,42 +26,50 @@ pub(super) struct Repin {
 
 impl Fill {
     /// Takes an order; what nobody can carry out is passed over.
-    pub(super) fn take_repartition(&mut self, note: &Note<'_>, now: Now) -> Result<Taken, Fault> {
-        let Some(order) = Order::parse(note.content, &self.pipeline) else { return Ok(Taken::Done) };
+    pub(super) fn take_repartition(&mut self, note: &Note<'_>, now: Now) -> Taken {
+        let Some(order) = Order::parse(note.content, &self.pipeline) else { return Taken::Done };
         let Some(name) = order.topic else {
             self.since.get_or_insert(now.monotonic);
-            return Ok(Taken::Done);
+            return Taken::Done;
         };
-        if let Some((asked, former)) = self.repin.asked.take_if(|(asked, _)| *asked == name) {
-            if !self.router.knows(&asked) {
-                self.repin.asked = Some((asked.clone(), former));
-                return Ok(Taken::NeedsTopic(asked));
-            }
-            return self.repin(note, &asked, former, now).map(|()| Taken::Done);
+        let Some((_, former)) = self.repin.asked.take_if(|(asked, _)| *asked == name) else {
+            return self.begin_repin(name, now);
+        };
+        if !self.router.knows(&name) {
+            return self.ask(name, former);
         }
-        let recorded =
-            self.router.find(&name).map(|to| to.topic).filter(|at| self.router.topics()[at.0].recorded);
-        let Some(former) = recorded.filter(|_| name != self.letters.topic) else { return Ok(Taken::Done) };
+        self.repin(note, &name, former, now);
+        Taken::Done
+    }
+
+    fn begin_repin(&mut self, name: String, now: Now) -> Taken {
+        let known = self.router.find(&name).map(|to| to.topic);
+        let recorded = known.filter(|at| self.router.topics()[at.0].recorded);
+        let Some(former) = recorded.filter(|_| name != self.letters.topic) else { return Taken::Done };
         // One Kafka transaction holds events of one pin.
         if self.open.is_some_and(|open| open.events > 0) {
-            return Ok(self.split(now));
+            return self.split(now);
         }
         if !self.set.is_empty() {
-            return Ok(self.seal_before(now));
+            return self.seal_before(now);
         }
         self.router.forget(&name);
+        self.ask(name, former)
+    }
+
+    fn ask(&mut self, name: String, former: TopicIndex) -> Taken {
         self.repin.asked = Some((name.clone(), former));
-        Ok(Taken::NeedsTopic(name))
+        let recorded = Some(self.router.topics()[former.0].record());
+        Taken::NeedsTopic(WantedTopic { name, recorded })
     }
 
     /// The topic was learnt anew: its sequences go on in the new slots.
-    fn repin(&mut self, note: &Note<'_>, name: &str, former: TopicIndex, now: Now) -> Result<(), Fault> {
+    fn repin(&mut self, note: &Note<'_>, name: &str, former: TopicIndex, now: Now) {
         let to = self.router.find(name).expect("learnt").topic;
-        let [old, new] = [former, to].map(|at| self.router.topics()[at.0].clone());
-        check(&old, &new)?;
+        let [old, new] = [former, to].map(|at| self.router.topics()[at.0].record());
         if old.partitions == new.partitions {
             self.router.return_to(name, former);
-            return Ok(());
+            return;
         }
         let slots = old.first_slot as usize..(old.first_slot + old.partitions) as usize;
         self.sequences.copy_within(slots, new.first_slot as usize);
@@ -70,27 +77,5 @@ impl Fill {
         let Note { transaction, index, .. } = *note;
         let position = Position { epoch: self.epoch, commit_lsn: transaction.commit_lsn, index };
         self.published(position, now);
-        Ok(())
     }
-}
-
-/// The same rules as at a start.
-fn check(old: &Topic, new: &Topic) -> Result<(), Fault> {
-    let name = &old.name;
-    if old.id != new.id {
-        let message = format!(
-            "topic {name} was deleted and re-created: its id is {}, events went to {}",
-            new.id, old.id
-        );
-        return Err(Fault::new(Code::TopicReplaced, message)
-            .hint("its earlier events are gone: find out which consumers still need them before you go on"));
-    }
-    if new.partitions < old.partitions {
-        let message =
-            format!("topic {name} has {} partitions, {} are pinned", new.partitions, old.partitions);
-        return Err(
-            Fault::new(Code::TopicShrank, message).hint("a topic cannot shrink: this is another topic")
-        );
-    }
-    Ok(())
 }

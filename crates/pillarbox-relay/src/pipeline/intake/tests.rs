@@ -231,7 +231,10 @@ fn an_unknown_topic_is_asked_for_and_the_row_keeps_its_index() {
     let mut intake = Intake::new(&config(Transaction::default()), Epoch(1), &first(), vec![], T0);
     feed(&mut intake, &[outbox(), begin(100)]);
     let frame = row("a", None);
-    assert_eq!(intake.take(&frame, SENT, T0).unwrap(), Taken::NeedsTopic("outbox.event.order".into()));
+    assert_eq!(
+        intake.take(&frame, SENT, T0).unwrap(),
+        Taken::NeedsTopic("outbox.event.order".to_owned().into())
+    );
     intake.learn(topic(4));
     feed(&mut intake, &[frame, commit(100, 108)]);
     intake.pace(T0);

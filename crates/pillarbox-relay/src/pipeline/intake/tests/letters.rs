@@ -117,7 +117,7 @@ fn the_topic_is_asked_for_once_a_letter_needs_it() {
     let mut intake = Intake::new(&config, Epoch(1), &first(), vec![topic(4)], T0);
     feed(&mut intake, &[outbox(), begin(100), row("a", None)]);
     let bad = insert(1, &[None, Some("order"), Some("k"), Some("t"), None]);
-    assert_eq!(intake.take(&bad, SENT, T0).unwrap(), Taken::NeedsTopic(LETTERS.into()));
+    assert_eq!(intake.take(&bad, SENT, T0).unwrap(), Taken::NeedsTopic(LETTERS.to_owned().into()));
     intake.learn(letters_topic());
     feed(&mut intake, &[bad, commit(100, 108)]);
     let set = sealed(&mut intake);
