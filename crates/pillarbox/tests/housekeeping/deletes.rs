@@ -43,6 +43,7 @@ fn relayed_rows_are_deleted(version: u32) {
     open.run(&format!("BEGIN; {}", insert(3001, 3001))).expect("inserts");
     execute(&site, &insert(4001, 4100));
     site.caught_up(&configuration, PATIENCE);
+    // A round is every 5 s: one that did wrong has had its turn.
     std::thread::sleep(Duration::from_secs(6));
     open.run("COMMIT").expect("commits");
     answers(&site, COUNT, "0");

@@ -40,6 +40,7 @@ fn partitions_come_and_go(version: u32) {
         let writer = scope.spawn(|| write(&site, &stop));
         let relay = streaming(&site, &configuration);
         wait_kept(&relay, "dropped_total", 3);
+        // The writer goes on beside what the last step has left.
         std::thread::sleep(Duration::from_secs(1));
         stop.store(true, Ordering::Relaxed);
         let (rows, slowest) = writer.join().expect("the writer wrote");
@@ -97,6 +98,7 @@ fn what_is_open_stays(site: &Site, configuration: &Configuration, relay: &crate:
     });
     open.run("PREPARE TRANSACTION 'slow'").expect("prepares");
     site.caught_up(configuration, PATIENCE);
+    // Rounds are every 5 s: two that did wrong have had their turn.
     std::thread::sleep(Duration::from_secs(11));
     assert_eq!(sealed(site, "past2"), "0", "its row may still be committed");
     execute(site, "COMMIT PREPARED 'slow'");

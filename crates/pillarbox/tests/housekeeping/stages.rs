@@ -89,6 +89,7 @@ fn a_halted_relay_keeps_what_is_there(site: &Site, configuration: &crate::harnes
     relay.wait_state("halted", PATIENCE);
     assert_eq!(relay.fault().as_deref(), Some("PB-1013"));
     wait_kept(&relay, "created_total", 1);
+    // A round is every 5 s: one that did wrong has had its turn.
     std::thread::sleep(Duration::from_secs(6));
     assert_eq!(partitions(site), (before + 1).to_string());
     assert_eq!(

@@ -42,6 +42,7 @@ fn an_idle_database_holds_little_wal(version: u32) {
     let mut most = 0;
     for _ in 0..10 {
         busy(BUSY);
+        // With BUSY this is the rate of the neighbours: 1 MB/s.
         std::thread::sleep(Duration::from_secs(4));
         most = most.max(held(&site));
     }
