@@ -1,13 +1,12 @@
 //! Logical messages as rows: what `pillarbox.emit()` wrote, and plain content.
 //!
 //! ```text
-//! ff 50 42 01 | headers: name, value, name, value, ... | id, aggregatetype, aggregateid, type, payload
-//!             '-- both as the stream writes a row -----'
-//! anything else: a JSON object; some fields are picked, the payload is the content as it is
+//! written by emit(): a record of six columns, see `emitted`
+//! anything else:     a JSON object; some fields are picked, the payload is the content as it is
 //! ```
 //! | content | then |
 //! | --- | --- |
-//! | written by `emit()` | borrowed as it is |
+//! | written by `emit()` | its columns, as the stream writes a row |
 //! | plain, every part configured as a value | never looked into |
 //! | plain, a field asked for | must be a JSON object with text, number, truth or null there |
 //! | anything else | an error: the pipeline halts at the message |
@@ -18,26 +17,19 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use pillarbox_wire::header::{ID, PB_ORIG_POS, PB_PART, PB_POS, PB_TS};
 use pillarbox_wire::lsn::Oid;
-use pillarbox_wire::pgoutput::{Column, DecodeError, Tuple};
+use pillarbox_wire::pgoutput::{DecodeError, Tuple};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::config::{self, MESSAGE_COLUMNS, Messages, OWN_HEADERS_MAX, PlainPart};
+use super::emitted::{Emitted, OwnHeaders};
+use crate::config::{self, MESSAGE_COLUMNS, Messages, PlainPart};
 use crate::decode::{ColumnDescription, Description, Note, Row};
-
-/// What content written by `emit()` begins with; no UTF-8 text does. A version follows.
-const MAGIC: [u8; 3] = [0xff, b'P', b'B'];
-const VERSION: u8 = 1;
 
 /// Parts of a plain message that can be fields: all columns but the payload.
 const PARTS: usize = MESSAGE_COLUMNS.len() - 1;
 
 const TEXT: Oid = Oid(25);
-
-/// Headers that the relay writes itself.
-const RESERVED: [&str; 5] = [ID, PB_POS, PB_PART, PB_TS, PB_ORIG_POS];
 
 /// A message that cannot become an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,51 +53,11 @@ pub enum MessageError {
     NotText(String),
 }
 
-/// Headers that a message carries itself.
-#[derive(Clone, Copy, Default)]
-pub struct OwnHeaders<'a>(Option<Tuple<'a>>);
-
-impl<'a> OwnHeaders<'a> {
-    /// Names and values, in order.
-    pub fn iter(self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> {
-        let mut columns = self.0.into_iter().flat_map(|tuple| tuple.columns());
-        std::iter::from_fn(move || {
-            let Column::Text(name) = columns.next()? else { return None };
-            let value = match columns.next()? {
-                Column::Text(value) => Some(value),
-                _ => None,
-            };
-            Some((std::str::from_utf8(name).ok()?, value))
-        })
-    }
-
-    /// The headers in a row of names and values in turns.
-    fn new(tuple: Tuple<'a>) -> Result<Self, MessageError> {
-        if !tuple.len().is_multiple_of(2) || tuple.len() > 2 * OWN_HEADERS_MAX {
-            return Err(MessageError::Damaged("with too many headers or half of one"));
-        }
-        for (at, column) in tuple.columns().enumerate() {
-            let good = match column {
-                Column::Text(name) if at % 2 == 0 => {
-                    std::str::from_utf8(name).is_ok_and(|name| !name.is_empty() && !RESERVED.contains(&name))
-                }
-                Column::Text(_) => true,
-                Column::Null => at % 2 == 1,
-                Column::Unchanged | Column::Binary(_) => false,
-            };
-            if !good {
-                return Err(MessageError::Damaged("a header's name is not allowed"));
-            }
-        }
-        Ok(Self(Some(tuple)))
-    }
-}
-
 /// Reads messages.
 pub struct MessageReader {
     config: Messages,
     description: Description,
-    /// The row of a plain message.
+    /// The row of the message that is read.
     row: Vec<u8>,
 }
 
@@ -130,27 +82,32 @@ impl MessageReader {
     /// # Errors
     /// [`MessageError`]; the message can never become an event.
     pub fn read<'a>(&'a mut self, note: &Note<'a>) -> Result<(Row<'a>, OwnHeaders<'a>), MessageError> {
-        let (tuple, headers) = match note.content.strip_prefix(&MAGIC) {
-            Some([VERSION, rest @ ..]) => emitted(rest)?,
-            Some(_) => return Err(MessageError::Damaged("in a form that this version does not know")),
+        self.row.clear();
+        self.row.extend_from_slice(&(MESSAGE_COLUMNS.len() as u16).to_be_bytes());
+        let headers = match Emitted::read(note.content)? {
+            Some(emitted) => {
+                emitted
+                    .columns()
+                    .into_iter()
+                    .for_each(|column| put_or_null(&mut self.row, column.as_deref()));
+                emitted.headers
+            }
             None => {
                 self.compose(note)?;
-                let (tuple, _) = Tuple::decode(&self.row)?;
-                (tuple, OwnHeaders::default())
+                OwnHeaders::default()
             }
         };
+        let (tuple, _) = Tuple::decode(&self.row)?;
         let Note { transaction, index, .. } = *note;
         Ok((Row { transaction, index, relation: &self.description, tuple }, headers))
     }
 
-    /// Writes the row of a plain message.
+    /// Writes the columns of a plain message.
     fn compose(&mut self, note: &Note<'_>) -> Result<(), MessageError> {
         let plain = &self.config.plain;
         let parts = [&plain.id, &plain.aggregate_type, &plain.aggregate_id, &plain.event_type];
         let found = fields(&parts, note.content)?;
         let row = &mut self.row;
-        row.clear();
-        row.extend_from_slice(&(MESSAGE_COLUMNS.len() as u16).to_be_bytes());
         for (at, part) in parts.into_iter().enumerate() {
             match (part, &found[at]) {
                 (PlainPart::Value(value), _) => put(row, value.as_bytes()),
@@ -167,38 +124,10 @@ impl MessageReader {
     }
 }
 
-/// What `emit()` wrote behind the version.
-fn emitted(rest: &[u8]) -> Result<(Tuple<'_>, OwnHeaders<'_>), MessageError> {
-    let (headers, rest) = Tuple::decode(rest)?;
-    let (row, rest) = Tuple::decode(rest)?;
-    let plain = |column| matches!(column, Column::Text(_) | Column::Null);
-    if row.len() != MESSAGE_COLUMNS.len() || !rest.is_empty() || !row.columns().all(plain) {
-        return Err(MessageError::Damaged("with another row"));
-    }
-    Ok((row, OwnHeaders::new(headers)?))
-}
-
-/// A name and the value that goes by it.
-pub type Part<'a> = (String, Option<&'a [u8]>);
-
-/// What a person finds in content that `pillarbox.emit()` wrote: the parts by the names of its
-/// columns, then `header NAME` for each of the caller's; `None` for other content.
-pub fn emitted_parts(content: &[u8]) -> Option<Vec<Part<'_>>> {
-    let (row, headers) = emitted(content.strip_prefix(&MAGIC)?.strip_prefix(&[VERSION])?).ok()?;
-    let values = row.columns().map(|column| match column {
-        Column::Text(value) => Some(value),
-        _ => None,
-    });
-    let columns = MESSAGE_COLUMNS.map(str::to_owned).into_iter().zip(values);
-    Some(columns.chain(headers.iter().map(|(name, value)| (format!("header {name}"), value))).collect())
-}
-
-/// The event id in content that `pillarbox.emit()` wrote.
-pub fn emitted_id(content: &[u8]) -> Option<&[u8]> {
-    let (row, _) = emitted(content.strip_prefix(&MAGIC)?.strip_prefix(&[VERSION])?).ok()?;
-    match row.columns().next()? {
-        Column::Text(id) => Some(id),
-        _ => None,
+fn put_or_null(row: &mut Vec<u8>, value: Option<&[u8]>) {
+    match value {
+        Some(value) => put(row, value),
+        None => row.push(b'n'),
     }
 }
 

@@ -30,6 +30,7 @@ mod time;
 mod trace;
 mod value;
 
+mod emitted;
 mod message;
 
 use std::ops::Range;
@@ -39,7 +40,8 @@ use pillarbox_wire::pgoutput::Column;
 use crate::config::{self, Updates};
 use crate::decode::{Description, Row};
 
-pub use self::message::{MessageError, MessageReader, OwnHeaders, Part, emitted_id, emitted_parts};
+pub use self::emitted::{OwnHeaders, Part, emitted_id, emitted_parts};
+pub use self::message::{MessageError, MessageReader};
 use self::plan::{Plan, Role};
 use self::value::{Kind, Plain, partition, plain, unix_millis};
 

@@ -2,6 +2,7 @@
 //!
 //! Rows and payloads go to stdout, where they were asked for, and never to stderr.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use base64::Engine;
@@ -135,7 +136,7 @@ impl Show {
                     Fault::new(Code::ColumnMissing, format!("the row of {table} has no column `{name}`"))
                         .hint("leave --column out to see them all")
                 })?;
-                super::print(found.1.unwrap_or_default())
+                super::print(found.1.as_deref().unwrap_or_default())
             }
             (None, Output::Json) => {
                 let mut document = json(letter);
@@ -231,9 +232,11 @@ fn state(state: State) -> &'static str {
 /// The row's columns; those that `pillarbox.emit()` packed into a message by their own names.
 fn values<'a>(letter: &Letter, tuple: Tuple<'a>) -> Vec<Part<'a>> {
     let names = letter.shape.columns.iter().map(|(name, ..)| name.clone());
-    let columns: Vec<_> = names.zip(tuple.columns().map(value)).collect();
-    let content = columns.first().and_then(|(_, content)| *content);
-    content.filter(|_| letter.shape.is_message()).and_then(emitted_parts).unwrap_or(columns)
+    let columns = tuple.columns().map(value);
+    let content = columns.clone().next().flatten().filter(|_| letter.shape.is_message());
+    content
+        .and_then(emitted_parts)
+        .unwrap_or_else(|| names.zip(columns.map(|value| value.map(Cow::Borrowed))).collect())
 }
 
 fn value(column: Column<'_>) -> Option<&[u8]> {
@@ -247,12 +250,13 @@ fn value(column: Column<'_>) -> Option<&[u8]> {
 fn row_json(values: &[Part<'_>]) -> Value {
     let mut row = Map::new();
     for (name, value) in values {
-        match value.map(std::str::from_utf8) {
+        match value.as_deref().map(std::str::from_utf8) {
             None => row.insert(name.clone(), Value::Null),
             Some(Ok(text)) => row.insert(name.clone(), json!(text)),
-            Some(Err(_)) => {
-                row.insert(format!("{name}_base64"), json!(STANDARD.encode(value.unwrap_or_default())))
-            }
+            Some(Err(_)) => row.insert(
+                format!("{name}_base64"),
+                json!(STANDARD.encode(value.as_deref().unwrap_or_default())),
+            ),
         };
     }
     Value::Object(row)
@@ -262,7 +266,7 @@ fn row_json(values: &[Part<'_>]) -> Value {
 fn row_text(values: &[Part<'_>]) -> String {
     let mut text = String::new();
     for (name, value) in values {
-        let shown = match value.map(std::str::from_utf8) {
+        let shown = match value.as_deref().map(std::str::from_utf8) {
             None => "(null)".to_owned(),
             Some(Ok(text)) => text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
                 if c.is_control() {
@@ -272,7 +276,7 @@ fn row_text(values: &[Part<'_>]) -> String {
                 }
                 shown
             }),
-            Some(Err(_)) => format!("({} bytes)", value.map_or(0, <[u8]>::len)),
+            Some(Err(_)) => format!("({} bytes)", value.as_deref().map_or(0, <[u8]>::len)),
         };
         let _ = writeln!(text, "{name}: {shown}");
     }
@@ -295,7 +299,7 @@ mod tests {
     #[test]
     fn a_row_obeys_no_control_character() {
         let values = [("a", Some(&b"x\x1b[2J"[..])), ("b", None), ("c", Some(b"\xff"))];
-        let values = values.map(|(name, value)| (name.to_owned(), value));
+        let values = values.map(|(name, value)| (name.to_owned(), value.map(Cow::Borrowed)));
         assert_eq!(row_text(&values), "a: x\\u{1b}[2J\nb: (null)\nc: (1 bytes)\n");
         assert_eq!(row_json(&values), json!({ "a": "x\u{1b}[2J", "b": null, "c_base64": "/w==" }));
     }

@@ -55,6 +55,9 @@ fn mixed_with_rows(site: &Site) {
              SELECT pillarbox.emit('alike', 'k-1', 'made', {payload}::text, '{{}}', {}); \
              SELECT pillarbox.emit('alike', 'k-1', 'made', convert_to({payload}, 'UTF8'), '{{}}', {}); \
              SELECT pillarbox.emit('alike', 'k-1', 'made', {payload}, id => {}); \
+             SELECT pillarbox.emit('alike', 'k-1', 'made', {payload}::jsonb); \
+             SELECT pillarbox.emit('alike', 'k-1', 'made', {payload}); \
+             SELECT pillarbox.emit('alike', 'k-1', 'made', convert_to({payload}, 'UTF8')); \
              COMMIT",
             id(0),
             id(1),
@@ -71,8 +74,9 @@ fn rows_and_messages_are_alike(site: &Site) {
     let jsonb = "{\"a\": \"ä\", \"b\": 1}";
     let text = "{\"b\":1,   \"a\":\"ä\"}";
     // An untyped literal is text.
-    assert_eq!(values(&alike), [jsonb, jsonb, jsonb, text, text, text]);
-    for (n, event) in alike.iter().enumerate() {
+    assert_eq!(values(&alike), [jsonb, jsonb, jsonb, text, text, text, jsonb, text, text]);
+    // The last three were given no id.
+    for (n, event) in alike.iter().enumerate().take(6) {
         let id = format!("00000000-0000-4000-8000-00000000000{n}");
         let expected = [("id".to_owned(), Some(id)), ("eventType".to_owned(), Some("made".to_owned()))];
         assert_eq!(event.headers, expected, "no header tells a message from a row");
@@ -110,6 +114,8 @@ fn headers_and_nulls(site: &Site) {
         ("'odd', 'k', 'made', 'x'::text, '{}', NULL", "must not be null"),
         ("'odd', 'k', 'made', 'x'::text, '[1]'", "must be a JSON object"),
         ("'odd', 'k', 'made', 'x'::text, '{\"pb-pos\": \"1\"}'", "that the relay writes itself"),
+        ("NULL, 'k', 'made', '1'::jsonb, '{}', NULL", "must not be null"),
+        ("'odd', 'k', 'made', to_jsonb(repeat('x', 64000001))", "at most 64000000 bytes"),
         (
             "'odd', 'k', 'made', 'x'::text, (SELECT jsonb_object_agg(n, n) FROM generate_series(1, 13) n)",
             "at most 12",
@@ -138,7 +144,7 @@ fn strays_are_refused(site: &Site, configuration: &Configuration, relay: &Relay)
     assert_eq!(relay.log_tail().matches("PB-4022").count(), 1, "{}", relay.log_tail());
 }
 
-/// A database that is not UTF-8 gives the same bytes by both ways.
+/// A database or a session that is not UTF-8 gives the same bytes by every way.
 #[test]
 fn text_is_utf_8_whatever_the_database_has() {
     let site = Site::start(PostgresOptions::default(), KafkaOptions::default());
@@ -152,15 +158,20 @@ fn text_is_utf_8_whatever_the_database_has() {
     relay.wait_state("streaming", STEP_MAX);
     let both = "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) \
         VALUES (gen_random_uuid(), 'latin', 'schlüssel', 'größe', '{\"a\": \"ä\"}'); \
-        SELECT pillarbox.emit('latin', 'schlüssel', 'größe', '{\"a\": \"ä\"}'::jsonb)";
+        SELECT pillarbox.emit('latin', 'schlüssel', 'größe', '{\"a\": \"ä\"}'::jsonb); \
+        SET LOCAL client_encoding = 'LATIN1'; \
+        SELECT pillarbox.emit('latin', 'schlüssel', 'größe', '{\"a\": \"ä\"}'::jsonb); \
+        SELECT pillarbox.emit('latin', 'schlüssel', 'größe', '{\"a\": \"ä\"}'); \
+        SELECT pillarbox.emit('latin', 'schlüssel', 'größe', convert_to('{\"a\": \"ä\"}', 'UTF8'))";
     site.postgres.execute("latin", both).expect("one transaction");
-    relay.wait_count("events_total", 2, STEP_MAX);
+    relay.wait_count("events_total", 5, STEP_MAX);
     let mut events = events(&site, "outbox.event.latin");
     assert_eq!((events[1].key.as_deref(), values(&events)[1]), (Some("schlüssel"), "{\"a\": \"ä\"}"));
     for event in &mut events {
         event.index = 0;
         event.headers.remove(0);
     }
-    assert_eq!(events[0], events[1]);
+    assert!(events.iter().all(|event| *event == events[0]), "{events:?}");
+    assert_eq!(events.len(), 5);
     assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
 }

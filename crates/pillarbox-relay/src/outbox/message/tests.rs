@@ -24,9 +24,25 @@ fn row(values: &[Option<&[u8]>]) -> Vec<u8> {
     bytes
 }
 
-fn emitted(headers: &[Option<&[u8]>], values: &[Option<&[u8]>]) -> Vec<u8> {
-    [b"\xffPB\x01".to_vec(), row(headers), row(values)].concat()
+/// A record as `record_send` writes it: id, three texts, headers, and a payload of this type.
+fn emitted(headers: &[Option<&[u8]>], texts: [Option<&[u8]>; 3], payload: (u32, Option<&[u8]>)) -> Vec<u8> {
+    let headers = row(headers);
+    let mut bytes = vec![0, 0, 0, 6];
+    let columns = [(2950, Some(&[0x11; 16][..])), (25, texts[0]), (25, texts[1]), (25, texts[2])];
+    for (kind, value) in
+        columns.into_iter().chain([(17, (headers.len() > 2).then_some(&headers[..])), payload])
+    {
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend(value.map_or(-1, |value| value.len() as i32).to_be_bytes());
+        bytes.extend(value.unwrap_or_default());
+    }
+    bytes
 }
+
+const ID: &str = "11111111-1111-1111-1111-111111111111";
+const TEXT: u32 = 25;
+const BYTEA: u32 = 17;
+const JSONB: u32 = 3802;
 
 type Values = Vec<Option<Vec<u8>>>;
 type Headers = Vec<(String, Option<Vec<u8>>)>;
@@ -52,16 +68,23 @@ fn values(texts: [Option<&str>; 5]) -> Values {
 #[test]
 fn what_emit_wrote_is_taken_as_it_is() {
     let payload: &[u8] = b"\x00\xff not even text";
-    let content = emitted(
-        &[Some(b"trace"), Some(b"1"), Some(b"none"), None],
-        &[Some(b"1"), Some(b"order"), None, Some(b"made"), Some(payload)],
-    );
-    let (values, headers) = read(Messages::new("outbox"), &content).unwrap();
-    assert_eq!(values[2], None);
-    assert_eq!(values[4].as_deref(), Some(payload));
+    let texts = [Some(&b"order"[..]), None, Some(b"made")];
+    let content = emitted(&[Some(b"trace"), Some(b"1"), Some(b"none"), None], texts, (BYTEA, Some(payload)));
+    let (found, headers) = read(Messages::new("outbox"), &content).unwrap();
+    assert_eq!(found[..4], values([Some(ID), Some("order"), None, Some("made"), None])[..4]);
+    assert_eq!(found[4].as_deref(), Some(payload));
+    assert!(content.ends_with(payload));
     assert_eq!(headers, [("trace".to_owned(), Some(b"1".to_vec())), ("none".to_owned(), None)]);
-    let none = emitted(&[], &[Some(b"1"), Some(b"order"), None, None, None]);
-    assert_eq!(read(Messages::new("outbox"), &none).unwrap().1, []);
+    for (payload, expected) in [
+        ((TEXT, Some(&b"{}"[..])), Some("{}")),
+        ((TEXT, Some(b"")), Some("")),
+        ((JSONB, Some(b"\x01[1]")), Some("[1]")),
+        ((JSONB, None), None),
+    ] {
+        let (found, headers) = read(Messages::new("outbox"), &emitted(&[], texts, payload)).unwrap();
+        assert_eq!(found[4..], values([expected; 5])[4..]);
+        assert_eq!(headers, []);
+    }
 }
 
 #[test]
@@ -93,25 +116,30 @@ fn content_is_never_looked_into_without_a_field() {
 
 #[test]
 fn what_cannot_be_an_event_is_refused_and_not_repeated() {
-    let good = [Some(&b"1"[..]), Some(b"order"), None, None, Some(b"secret")];
-    let whole = emitted(&[], &good);
-    let reserved = emitted(&[Some(b"pb-pos"), Some(b"secret")], &good);
-    let odd = emitted(&[Some(b"secret")], &good);
-    let nameless = emitted(&[None, Some(b"secret")], &good);
-    let many = emitted(&[Some(&b"secret"[..]); 26], &good);
-    let short = emitted(&[], &good[..4]);
+    let texts = [Some(&b"order"[..]), None, None];
+    let with = |headers: &[Option<&[u8]>]| emitted(headers, texts, (TEXT, Some(b"secret")));
+    let whole = with(&[]);
+    let reserved = with(&[Some(b"pb-pos"), Some(b"secret")]);
+    let odd = with(&[Some(b"secret")]);
+    let nameless = with(&[None, Some(b"secret")]);
+    let many = with(&[Some(&b"secret"[..]); 26]);
     let longer = [&whole[..], b"secret"].concat();
+    let json = emitted(&[], texts, (JSONB, Some(b"\x02secret")));
+    let (mut later, mut negative) = (whole.clone(), whole.clone());
+    later[3] = 7;
+    negative[32..36].copy_from_slice(&(-2_i32).to_be_bytes());
     for (content, expected) in [
-        (&whole[..whole.len() - 1], "not to its end"),
-        (&whole[..4], "not to its end"),
-        (&whole[..3], "in a form that this version does not know"),
-        (b"\xffPB\x02secret", "in a form that this version does not know"),
+        (&whole[..whole.len() - 1], "it ends early"),
+        (&whole[..12], "it ends early"),
+        (&negative, "it ends early"),
+        (&later, "in a form that this version does not know"),
+        (&json, "its jsonb has a form that this version does not know"),
         (&reserved, "a header's name is not allowed"),
         (&nameless, "a header's name is not allowed"),
         (&odd, "with too many headers"),
         (&many, "with too many headers"),
-        (&short, "with another row"),
-        (&longer, "with another row"),
+        (&longer, "goes on behind its payload"),
+        (&whole[..11], "not a JSON object: line 1, column 1"),
         (b"", "not a JSON object: line 1, column 0"),
         (b"secret", "not a JSON object: line 1, column 1"),
         (b"\"secret\"", "not a JSON object: line 1, column 8"),

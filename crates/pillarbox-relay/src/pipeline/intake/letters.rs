@@ -120,7 +120,8 @@ impl Fill {
         let (tuple, _) = Tuple::decode(&row).expect("a row of one column");
         let Note { transaction, index, .. } = *note;
         let row = Row { transaction, index, relation: &relation, tuple };
-        self.keep(&row, outbox::emitted_id(note.content), fault, now)
+        let id = outbox::emitted_id(note.content);
+        self.keep(&row, id.as_deref().map(str::as_bytes), fault, now)
     }
 
     /// Writes the letter.
