@@ -7,6 +7,7 @@
 //! data folder that another server uses, nor listen beyond loopback.
 
 mod options;
+mod standby;
 
 use std::fs;
 use std::path::{Path, PathBuf};

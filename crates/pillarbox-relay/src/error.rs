@@ -159,6 +159,7 @@ codes! {
     CommitStalled = 3008, Retry, TryAgain, "nothing could be committed to Kafka for too long";
     PipelineBusy = 3009, Retry, TryAgain, "the pipeline is in use";
     RelayUnreachable = 3010, Retry, Unavailable, "no running relay answers";
+    NothingToAccept = 3014, Config, Negative, "the database continues the history that was published";
 
     IllegalTopic = 4001, Reject, Halted, "a row routes to a topic name that Kafka does not allow";
     EventTooLarge = 4002, Reject, Halted, "an event is larger than its topic allows";

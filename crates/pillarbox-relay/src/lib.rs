@@ -35,6 +35,7 @@ pub mod pipeline;
 pub mod check;
 pub mod dead_letters;
 pub mod housekeeping;
+pub mod lineage;
 mod orders;
 pub mod repartition;
 pub mod setup;

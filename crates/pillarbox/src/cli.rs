@@ -10,6 +10,7 @@ mod dead_letters;
 mod dev;
 mod housekeeping;
 mod import;
+mod lineage;
 mod pause;
 mod repartition;
 mod run;
@@ -60,6 +61,9 @@ enum Command {
     /// Look at rows that could not be published, replay or discard them
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Look at a database whose history was cut, and go on behind the cut
+    #[command(subcommand)]
+    Lineage(lineage::Command),
     /// Let events go to partitions that were added to a topic; says what that does to the order of keys
     Repartition(repartition::Arguments),
     /// Say what a relay would do now to keep the outbox tables small; changes nothing
@@ -111,6 +115,7 @@ impl Cli {
             Command::Status(arguments) => arguments.wants_json(),
             Command::Tap(arguments) => arguments.wants_json(),
             Command::DeadLetters(command) => command.wants_json(),
+            Command::Lineage(command) => command.wants_json(),
             Command::Repartition(arguments) => arguments.wants_json(),
             Command::Housekeeping(arguments) => arguments.wants_json(),
             Command::Dev(_)
@@ -135,6 +140,7 @@ impl Cli {
             Command::Status(arguments) => arguments.run(),
             Command::Tap(arguments) => arguments.run(),
             Command::DeadLetters(command) => command.run(),
+            Command::Lineage(command) => command.run(),
             Command::Repartition(arguments) => arguments.run(),
             Command::Housekeeping(arguments) => arguments.run(),
             Command::Pause(arguments) => arguments.run(Verb::Pause),

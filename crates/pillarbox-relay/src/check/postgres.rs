@@ -1,5 +1,7 @@
 //! The database's half: server, schema, tables, publication, slot, limits.
 
+mod failover;
+
 use std::time::Duration;
 
 use pillarbox_wire::lsn::Lsn;
@@ -38,6 +40,10 @@ struct Limits {
     keep_size: i64,
     /// Seconds; 0 = never (18 and later).
     idle_timeout: i64,
+    /// Servers that follow this one.
+    standbys: i64,
+    /// Nothing is decoded that a standby may not have (17 and later).
+    waits_for_standbys: bool,
 }
 
 /// Findings, and what the lineage checks need if the pipeline is set up.
@@ -97,7 +103,10 @@ const LIMITS: &str = "SELECT current_setting('max_wal_senders'), \
     (SELECT count(*) FROM pg_stat_replication WHERE pid <> pg_backend_pid()), \
     current_setting('max_replication_slots'), (SELECT count(*) FROM pg_replication_slots), \
     (SELECT setting FROM pg_settings WHERE name = 'max_slot_wal_keep_size'), \
-    coalesce((SELECT setting FROM pg_settings WHERE name = 'idle_replication_slot_timeout'), '0')";
+    coalesce((SELECT setting FROM pg_settings WHERE name = 'idle_replication_slot_timeout'), '0'), \
+    (SELECT count(*) FROM pg_stat_replication r WHERE state IN ('streaming', 'catchup') AND NOT EXISTS \
+        (SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')), \
+    coalesce((SELECT (setting <> '')::int FROM pg_settings WHERE name = 'synchronized_standby_slots'), 0)";
 
 fn read_limits(connection: &mut Connection) -> Result<Limits, SourceError> {
     let rows = connection.query(LIMITS, QUERY_TIMEOUT)?;
@@ -113,6 +122,8 @@ fn read_limits(connection: &mut Connection) -> Result<Limits, SourceError> {
         slots_used: number(3)?,
         keep_size: number(4)?,
         idle_timeout: number(5)?,
+        standbys: number(6)?,
+        waits_for_standbys: number(7)? != 0,
     })
 }
 
@@ -144,6 +155,7 @@ fn judge(config: &Config, facts: &PostgresFacts, limits: &Limits) -> Vec<Finding
     findings.extend(judge_messages(config, facts));
     findings.extend(judge_publication(config, facts));
     findings.extend(judge_slot(config, facts, limits));
+    findings.extend(failover::judge(config, facts, limits));
     findings.extend(judge_limits(config, facts, limits));
     findings
 }

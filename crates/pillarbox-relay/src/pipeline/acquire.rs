@@ -57,6 +57,16 @@ impl From<Fault> for NotAcquired {
     }
 }
 
+/// What a start would find, without taking the slot; and whether another client has it.
+///
+/// # Errors
+/// As a start: the slot is missing or unfit, the publication, the server.
+pub(crate) fn look(config: &Config) -> Result<(SourceFacts, Option<i32>), Fault> {
+    let mut connection = connect(config)?;
+    let slot = usable_slot(config, &mut connection)?;
+    Ok((facts(config, &mut connection, &slot)?, slot.active_pid.filter(|_| slot.active)))
+}
+
 /// Waits until the slot is free, then takes it.
 pub(crate) fn acquire(
     config: &Config,

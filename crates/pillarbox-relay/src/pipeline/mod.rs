@@ -16,7 +16,7 @@
 //! runtime). Everything else, SQL, topics, HTTP, lives on the caller's runtime and can delay
 //! neither. Holds no rule that belongs to a stage.
 
-mod acquire;
+pub(crate) mod acquire;
 pub(crate) mod board;
 pub mod intake;
 pub(crate) mod messages;

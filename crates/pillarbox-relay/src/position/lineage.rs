@@ -104,7 +104,7 @@ fn same_timeline(facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<Con
     Ok(Continuation { epoch: checkpoint.epoch, timeline: facts.timeline, resume_lsn: checkpoint.resume_lsn })
 }
 
-const COPY_HINT: &str = "this is an older copy of the database: give it a pipeline name of its own, or restore the original server";
+const COPY_HINT: &str = "this is an older copy of the database: give it a pipeline name of its own, or restore the original server; if it replaces the original, see `pillarbox lineage show`";
 
 fn same_lineage(facts: &SourceFacts, recorded: &str) -> Result<(), Fault> {
     let recorded_seq = nonce_sequence(recorded);
@@ -147,7 +147,7 @@ fn later_timeline(facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<Co
             checkpoint.timeline
         );
         return Err(Fault::new(Code::TimelineDiverged, message)
-            .hint("compare the events after the fork with the database before you go on; nothing was published since"));
+            .hint("`pillarbox lineage show` lists those events; once you know what they mean for your consumers, `pillarbox lineage accept` goes on without them"));
     }
     Ok(Continuation {
         epoch: checkpoint.epoch + 1,

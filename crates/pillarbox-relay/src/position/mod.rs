@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`checkpoint`] | what Kafka remembers of a pipeline, and how it is read back |
 //! | [`lineage`] | whether the database in front of us is the one the checkpoint speaks of |
+//! | [`acceptance`] | where history was cut, and how to go on once an operator accepts it |
 //! | [`filter`] | which changes a checkpoint already covers |
 //! | [`confirm`] | the one LSN that may be confirmed |
 //!
@@ -28,6 +29,7 @@
 //!
 //! Never goes backwards, never knows a socket or a clock.
 
+pub mod acceptance;
 pub mod checkpoint;
 pub mod confirm;
 pub mod filter;

@@ -98,7 +98,7 @@ pub fn plan(config: &Config, facts: &Facts, adopt_slot: bool) -> Result<(Vec<Ste
         let title = format!("create topic {} (one partition, compacted)", config.checkpoint_topic());
         steps.push(Step { kind: StepKind::CheckpointTopic, title, sql: None });
     }
-    steps.extend(beginning(config, start));
+    steps.extend(beginning(config, facts.postgres.server_version, start));
     Ok((steps, start))
 }
 
@@ -303,7 +303,7 @@ fn publication(config: &Config, facts: &PostgresFacts) -> Result<Vec<Step>, Faul
     Ok(steps)
 }
 
-fn beginning(config: &Config, start: Start) -> Vec<Step> {
+fn beginning(config: &Config, server_version: u32, start: Start) -> Vec<Step> {
     let slot = &config.postgres.slot;
     let first = |title: String| Step { kind: StepKind::FirstCheckpoint, title, sql: None };
     match start {
@@ -312,7 +312,7 @@ fn beginning(config: &Config, start: Start) -> Vec<Step> {
             Step {
                 kind: StepKind::Slot,
                 title: format!("create replication slot \"{slot}\""),
-                sql: Some(statements::create_slot(slot)),
+                sql: Some(statements::create_slot(slot, server_version)),
             },
             first("write the first checkpoint at the slot's position".to_owned()),
         ],

@@ -246,9 +246,14 @@ fn complete_publication(config: &Config, table: &TableName) -> String {
     guarded(&lacking, &add_to_publication(name, table))
 }
 
-/// Returns the position from which the slot decodes.
-pub(super) fn create_slot(slot: &str) -> String {
-    format!("SELECT lsn FROM pg_create_logical_replication_slot({}, 'pgoutput');", quote_literal(slot))
+/// Returns the position from which the slot decodes. From 17 on standbys can have a copy of it, which outlives
+/// a failover; without standbys that changes nothing.
+pub(super) fn create_slot(slot: &str, server_version: u32) -> String {
+    let failover = if server_version < 170_000 { "" } else { ", failover => true" };
+    format!(
+        "SELECT lsn FROM pg_create_logical_replication_slot({}, 'pgoutput'{failover});",
+        quote_literal(slot)
+    )
 }
 
 pub(super) fn qualified(table: &TableName) -> String {

@@ -1,13 +1,15 @@
-//! The first checkpoint of a pipeline: only `setup` writes it, never `run`.
+//! Checkpoints that a relay does not come to by itself: the first one, and one that an operator declares. Only
+//! commands write them, never `run`.
 
 use pillarbox_kafka::Cluster;
 use pillarbox_kafka::producer::Producer;
 use pillarbox_wire::lsn::{Lsn, SystemId, TimelineId};
 
 use super::commit::{Tag, unix_ms};
+use super::markers;
 use super::read::{End, read};
 use super::record::Recorder;
-use super::recover::{checkpoint_topic, commit_alone, fence};
+use super::recover::{checkpoint_topic, commit_alone, fence, position as former, present};
 use crate::config::Config;
 use crate::error::Fault;
 use crate::pipeline::intake::SetEnd;
@@ -48,6 +50,27 @@ pub async fn bootstrap(config: &Config, cluster: &Cluster, first: &FirstCheckpoi
     let mut recorder = Recorder::new(checkpoint_topic(cluster, config).await?, table, position);
     commit_alone(&mut producer, &mut recorder, &end).await?;
     Ok(true)
+}
+
+/// Goes on from another position than the checkpoint's, which `decide` makes of it once everybody is fenced.
+///
+/// # Errors
+/// What `decide` says; there is no checkpoint; or Kafka does not answer or refuses. Nothing has changed then.
+pub(crate) async fn declare(
+    config: &Config,
+    cluster: &Cluster,
+    decide: impl FnOnce(&PositionRecord) -> Result<PositionRecord, Fault>,
+) -> Result<PositionRecord, Fault> {
+    markers::complete(cluster, config, read(cluster, config, End::Committed).await?).await?;
+    let mut producer: Producer<Tag> = fence(cluster, config).await?;
+    let mut table = present(read(cluster, config, End::HighWatermark).await?, config)?;
+    let declared = decide(former(&table))?;
+    table.position = Some(declared.clone());
+    let mut recorder = Recorder::new(checkpoint_topic(cluster, config).await?, table, declared.clone());
+    commit_alone(&mut producer, &mut recorder, &SetEnd::from(&declared)).await?;
+    // A commit is answered before its marker is in the log: whoever looks next must find it.
+    read(cluster, config, End::HighWatermark).await?;
+    Ok(declared)
 }
 
 fn position(config: &Config, first: &FirstCheckpoint, table: &Table) -> PositionRecord {

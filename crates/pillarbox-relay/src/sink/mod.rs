@@ -8,7 +8,7 @@
 //! | `record` | the checkpoint batch of a transaction |
 //! | `read` | the checkpoint topic, read backwards |
 //! | `topics` | what a topic takes, whether it is still the one we know |
-//! | `bootstrap` | the first checkpoint of a pipeline |
+//! | `bootstrap` | the first checkpoint of a pipeline, and one that an operator declares |
 //!
 //! Events and checkpoint are always in one transaction (I1): nothing else is ever submitted. Never
 //! reports what is not durable: a set comes back only after EndTxn was answered with success.
@@ -34,6 +34,7 @@ pub(crate) mod record;
 pub(crate) mod recover;
 pub(crate) mod topics;
 
+pub(crate) use bootstrap::declare;
 pub use bootstrap::{FirstCheckpoint, bootstrap};
 pub use fault::kafka_fault;
 pub use read::read_checkpoint;

@@ -110,7 +110,7 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
     Ok(Recovered { producer, recorder, plan: Plan { table, epoch: now.epoch, topics } })
 }
 
-fn present(table: Option<Table>, config: &Config) -> Result<Table, Fault> {
+pub(super) fn present(table: Option<Table>, config: &Config) -> Result<Table, Fault> {
     table.filter(|table| table.position.is_some()).ok_or_else(|| {
         Fault::new(
             Code::CheckpointMissing,
@@ -120,7 +120,7 @@ fn present(table: Option<Table>, config: &Config) -> Result<Table, Fault> {
     })
 }
 
-fn position(table: &Table) -> &PositionRecord {
+pub(super) fn position(table: &Table) -> &PositionRecord {
     table.position.as_ref().expect("checked when it was read")
 }
 

@@ -46,6 +46,8 @@ pub struct SlotInfo {
     pub database: String,
     /// Decodes at PREPARE: unfit for us.
     pub two_phase: bool,
+    /// Copied to standbys, so that it outlives a failover (17 and later).
+    pub failover: bool,
     /// Some client streams from it.
     pub active: bool,
     /// That client's walsender.
@@ -219,7 +221,7 @@ fn slot_query(name: &str) -> String {
         "SELECT coalesce(s.plugin, ''), coalesce(s.database, ''), coalesce(s.two_phase, false), s.active, \
          s.active_pid, s.confirmed_flush_lsn, s.restart_lsn, s.wal_status, \
          to_jsonb(s) ->> 'invalidation_reason', coalesce((to_jsonb(s) ->> 'conflicting')::bool, false), \
-         a.backend_start, r.reply_time \
+         a.backend_start, r.reply_time, coalesce((to_jsonb(s) ->> 'failover')::bool, false) \
          FROM pg_catalog.pg_replication_slots s \
          LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid \
          LEFT JOIN pg_catalog.pg_stat_replication r ON r.pid = s.active_pid \
@@ -243,6 +245,7 @@ fn parse_slot(row: &TextRow) -> Result<SlotInfo, SourceError> {
         conflicting: row.require(9)? == "t",
         backend_start: text(10),
         reply_time: text(11),
+        failover: row.require(12)? == "t",
     })
 }
 

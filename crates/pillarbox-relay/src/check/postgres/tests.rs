@@ -86,6 +86,7 @@ fn sound() -> (PostgresFacts, Limits) {
             conflicting: false,
             backend_start: None,
             reply_time: None,
+            failover: true,
         }),
     };
     let limits = Limits {
@@ -95,6 +96,8 @@ fn sound() -> (PostgresFacts, Limits) {
         slots_used: 1,
         keep_size: 1_000,
         idle_timeout: 0,
+        standbys: 1,
+        waits_for_standbys: true,
     };
     (facts, limits)
 }
@@ -122,9 +125,12 @@ fn a_sound_database_has_nothing_to_be_said_of() {
 #[test]
 fn one_fault_is_one_finding_with_its_code() {
     use Severity::{Error, Warning};
-    let cases: [(Change, Severity, Code); 21] = [
+    let cases: [(Change, Severity, Code); 24] = [
         (|facts, _| facts.server_version = 140_000, Error, Code::PgVersion),
         (|facts, _| facts.in_recovery = true, Error, Code::PgStandby),
+        (|facts, _| facts.server_version = 160_000, Warning, Code::PgSetting),
+        (|facts, _| slot(facts, |slot| slot.failover = false), Warning, Code::PgSetting),
+        (|_, limits| limits.waits_for_standbys = false, Warning, Code::PgSetting),
         (|facts, _| facts.wal_level = "replica".into(), Error, Code::PgWalLevel),
         (|facts, _| facts.schema_version = 0, Error, Code::NotSetUp),
         (|facts, _| facts.granted = false, Error, Code::PgPrivilege),

@@ -89,6 +89,7 @@ fn slot(confirmed: u64) -> SlotInfo {
         conflicting: false,
         backend_start: None,
         reply_time: None,
+        failover: true,
     }
 }
 

@@ -1,0 +1,68 @@
+//! A storage snapshot takes the place of the database: the same timeline, so that only the operator knows where.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use pillarbox_lab::{Postgres, PostgresOptions, ShutdownMode};
+
+use crate::harness::until::until;
+use crate::world::{STEP_MAX, agree, caught_up, on, refused, rows, streaming, write};
+
+#[test]
+fn a_restored_snapshot_goes_on_from_where_the_operator_says() {
+    let (mut site, _, mut relay) = streaming(18);
+    write(&site.postgres, 100);
+    caught_up(&site.postgres);
+    let folder = tempfile::tempdir().expect("a folder");
+    // The server's account must reach what is in it.
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("permissions");
+    let data = folder.path().join("copy");
+    site.postgres.copy_data_dir_to(&data).expect("a storage snapshot");
+    let before = rows(&site.postgres);
+    // The mark that tells a copy from its original moves every ten seconds; the rows after it publish it.
+    let mark =
+        |server: &Postgres| server.query_one("postgres", "SELECT max(seq) FROM pillarbox.lineage").ok();
+    let former = mark(&site.postgres);
+    until("the lineage moves on", STEP_MAX, || (mark(&site.postgres) > former).then_some(()));
+    write(&site.postgres, 25);
+    caught_up(&site.postgres);
+    let ghosts: BTreeSet<String> = rows(&site.postgres).difference(&before).cloned().collect();
+    relay.kill9();
+    site.postgres.stop(ShutdownMode::Immediate, STEP_MAX).expect("stopped");
+
+    let copy =
+        Postgres::start(PostgresOptions { data_dir: Some(data.clone()), ..PostgresOptions::default() })
+            .expect("the copy starts");
+    let log = fs::read_to_string(data.join("server.log")).expect("the server's log");
+    let fork = ended_at(&log).unwrap_or_else(|| panic!("no end of recovery in {log}"));
+    let configuration = on(&site, &copy);
+    refused(&site, &configuration, &["run", "--exit-on-halt"], 65, "PB-3004");
+    write(&copy, 50);
+    let shown = site.command(&["lineage", "show"], &configuration);
+    assert_eq!(shown.code, Some(1), "{}{}", shown.stdout, shown.stderr);
+    assert!(shown.stdout.contains("--fork"), "{}", shown.stdout);
+    let answer = site.command(&["lineage", "accept"], &configuration);
+    assert_eq!(answer.code, Some(65), "{}{}", answer.stdout, answer.stderr);
+    assert!(answer.stderr.contains("--fork"), "{}", answer.stderr);
+
+    let shown = site.command(&["lineage", "show", "--fork", &fork], &configuration);
+    assert_eq!(shown.code, Some(1), "{}{}", shown.stdout, shown.stderr);
+    assert!(ghosts.iter().all(|ghost| shown.stdout.contains(ghost)), "{}", shown.stdout);
+    assert!(before.iter().all(|id| !shown.stdout.contains(id)), "{}", shown.stdout);
+    let accepted = site.command(&["lineage", "accept", "--fork", &fork], &configuration);
+    assert_eq!(accepted.code, Some(0), "{}{}", accepted.stdout, accepted.stderr);
+    let mut relay = site.relay(&configuration);
+    relay.wait_state("streaming", STEP_MAX);
+    write(&copy, 10);
+    caught_up(&copy);
+    agree(&site, &copy, &ghosts);
+    assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
+}
+
+/// Where crash recovery found no more WAL.
+fn ended_at(log: &str) -> Option<String> {
+    let after = log.split("invalid record length at ").nth(1)?;
+    let lsn = after.split([':', ' ', '\n']).next()?;
+    lsn.contains('/').then(|| lsn.to_owned())
+}

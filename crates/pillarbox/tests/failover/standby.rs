@@ -1,0 +1,137 @@
+//! A real primary and its standby.
+
+use std::collections::BTreeSet;
+
+use pillarbox_lab::Postgres;
+use serde_json::Value;
+
+use crate::harness::until::until;
+use crate::world::{STEP_MAX, Writer, agree, caught_up, on, refused, seen, streaming, write};
+
+const SLOT: &str = "standby_1";
+
+#[test]
+fn a_clean_failover_goes_on_by_itself_on_postgres_17() {
+    clean(17);
+}
+
+#[test]
+fn a_clean_failover_goes_on_by_itself_on_postgres_18() {
+    clean(18);
+}
+
+#[test]
+fn a_lost_tail_halts_is_listed_and_accepted_on_postgres_17() {
+    lost_tail(17);
+}
+
+#[test]
+fn a_lost_tail_halts_is_listed_and_accepted_on_postgres_18() {
+    lost_tail(18);
+}
+
+/// The slot has a copy that a promotion would make usable.
+fn synchronised(standby: &Postgres) {
+    let sql = "SELECT count(*) FROM pg_replication_slots \
+        WHERE slot_name = 'pillarbox_orders' AND synced AND NOT temporary";
+    until("the standby has the slot", STEP_MAX, || {
+        (standby.query_one("postgres", sql).expect("an answer") == "1").then_some(())
+    });
+}
+
+/// With `synchronized_standby_slots` nothing is published that the standby lacks, whenever the primary dies.
+fn clean(version: u32) {
+    let (mut site, configuration, mut relay) = streaming(version);
+    let standby = site.postgres.standby(SLOT, &[]).expect("a standby");
+    until("the standby streams", STEP_MAX, || {
+        let sql = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name = 'standby_1'";
+        (site.postgres.query_one("postgres", sql).expect("an answer") == "1").then_some(())
+    });
+    // `check` knows what is missing, and is content when it is there.
+    let checked = site.command(&["check"], &configuration);
+    assert!(checked.stdout.contains("synchronized_standby_slots"), "{}", checked.stdout);
+    site.postgres.set("synchronized_standby_slots", SLOT).expect("set");
+    let writer = Writer::start(&site.postgres);
+    writer.wait(100);
+    synchronised(&standby);
+    writer.wait(400);
+    let checked = site.command(&["check"], &configuration);
+    assert!(!checked.stdout.contains("synchronized_standby_slots"), "{}", checked.stdout);
+    site.postgres.kill9().expect("killed");
+    writer.end();
+    standby.promote().expect("promoted");
+    relay.kill9();
+    let configuration = on(&site, &standby);
+    let mut relay = site.relay(&configuration);
+    relay.wait_state("streaming", STEP_MAX);
+    write(&standby, 100);
+    caught_up(&standby);
+    agree(&site, &standby, &BTreeSet::new());
+    let epochs: BTreeSet<u32> = seen(&site).iter().map(|seen| seen.position.epoch.0).collect();
+    assert_eq!(epochs, BTreeSet::from([1, 2]));
+    refused(&site, &configuration, &["lineage", "accept"], 75, "PB-1016");
+    assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
+    let shown = site.command(&["lineage", "show"], &configuration);
+    assert_eq!(shown.code, Some(0), "{}{}", shown.stdout, shown.stderr);
+    refused(&site, &configuration, &["lineage", "accept"], 1, "PB-3014");
+}
+
+/// A standby that lags is promoted: what it never got was published.
+fn lost_tail(version: u32) {
+    let (mut site, _, mut relay) = streaming(version);
+    let standby = site.postgres.standby(SLOT, &[]).expect("a standby");
+    write(&site.postgres, 200);
+    synchronised(&standby);
+    write(&site.postgres, 20);
+    caught_up(&site.postgres);
+    // From here on the standby receives nothing.
+    let now = site.postgres.query_one("postgres", "SELECT pg_current_wal_flush_lsn()").expect("an LSN");
+    until("the standby has everything so far", STEP_MAX, || {
+        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{now}'");
+        (standby.query_one("postgres", &sql).expect("an answer") == "t").then_some(())
+    });
+    standby.set("primary_conninfo", "").expect("set");
+    until("the standby is cut off", STEP_MAX, || {
+        let sql = "SELECT count(*) FROM pg_stat_wal_receiver";
+        (standby.query_one("postgres", sql).expect("an answer") == "0").then_some(())
+    });
+    let before: BTreeSet<String> = crate::world::rows(&standby);
+    write(&site.postgres, 300);
+    caught_up(&site.postgres);
+    let ghosts: BTreeSet<String> = crate::world::rows(&site.postgres).difference(&before).cloned().collect();
+    assert_eq!(ghosts.len(), 300);
+    site.postgres.kill9().expect("killed");
+    relay.kill9();
+    standby.promote().expect("promoted");
+    // The new history uses the LSNs of the lost one again: the tail is longer than the pages that Postgres copies
+    // into WAL after a promotion.
+    write(&standby, 60);
+
+    let configuration = on(&site, &standby);
+    refused(&site, &configuration, &["run", "--exit-on-halt"], 65, "PB-3002");
+    let shown = site.command(&["lineage", "show", "-o", "json"], &configuration);
+    assert_eq!(shown.code, Some(1), "{}{}", shown.stdout, shown.stderr);
+    let lines: Vec<Value> =
+        shown.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines[0]["code"], "PB-3002");
+    let listed: BTreeSet<String> =
+        lines[1..].iter().map(|line| line["id"].as_str().expect("an id").to_owned()).collect();
+    assert_eq!(listed, ghosts);
+    let table = site.command(&["lineage", "show"], &configuration).stdout;
+    let places: Vec<_> = seen(&site).into_iter().filter(|seen| ghosts.contains(&seen.id)).collect();
+    assert!(places.iter().all(|ghost| table.contains(&ghost.place) && table.contains(&ghost.id)), "{table}");
+    let told = ["lineage", "accept", "--fork", "0/1"];
+    refused(&site, &configuration, &told, 78, "PB-0003");
+
+    let accepted = site.command(&["lineage", "accept"], &configuration);
+    assert_eq!(accepted.code, Some(0), "{}{}", accepted.stdout, accepted.stderr);
+    print!("{table}{}", accepted.stdout);
+    let mut relay = site.relay(&configuration);
+    relay.wait_state("streaming", STEP_MAX);
+    write(&standby, 40);
+    caught_up(&standby);
+    agree(&site, &standby, &ghosts);
+    let newer = seen(&site).into_iter().filter(|seen| seen.position.epoch.0 == 2).count();
+    assert_eq!(newer, 100);
+    assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
+}
