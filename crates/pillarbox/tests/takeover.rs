@@ -1,4 +1,5 @@
-//! Two relays of one pipeline: one streams, one stands by, and takes over when the first is killed or told to end.
+//! Two relays of one pipeline: one streams, one stands by, and takes over when the first is killed, told to end, or
+//! hangs. One whose clock is wrong does not hang.
 //!
 //! Must never pass when an event was lost or doubled in between.
 
@@ -16,6 +17,10 @@ use serde_json::Value;
 const PARTITIONS: u32 = 4;
 /// How often the leader is killed.
 const KILLS: usize = 20;
+/// How often the leader hangs.
+const HANGS: usize = 2;
+/// A leader that says nothing for this long is replaced.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Transactions a second meanwhile, of one event each.
 const RATE: f64 = 200.0;
 /// More of them than any run needs.
@@ -35,8 +40,15 @@ struct Pair {
 
 impl Pair {
     fn start() -> Self {
+        Self::start_with(Vec::new())
+    }
+
+    /// The leader with these variables in its environment.
+    fn start_with(env: Vec<(&'static str, &'static str)>) -> Self {
         let site = Site::start(PostgresOptions::version(18), KafkaOptions::default());
-        let files = [site.configure("orders", PARTITIONS, &[]), site.configure("orders", PARTITIONS, &[])];
+        let mut files =
+            [site.configure("orders", PARTITIONS, &[]), site.configure("orders", PARTITIONS, &[])];
+        files[0].env = env;
         site.setup(&files[0]);
         let [first, second] = files;
         let mut leader = site.relay(&first);
@@ -118,6 +130,71 @@ fn a_standby_says_so_and_takes_over_from_a_leader_that_drains() {
     workload.stop();
     let log = workload.finish().expect("all is known");
     pair.site.caught_up(&pair.standby.0, STEP_MAX);
+    pair.site.judge(&log, &steady(), PARTITIONS).assert_clean();
+}
+
+#[test]
+fn a_leader_that_hangs_is_replaced_and_harms_nothing_when_it_wakes() {
+    let mut pair = Pair::start();
+    let workload = Workload::start(&pair.site.url(), steady()).expect("the writer starts");
+    for _ in 0..HANGS {
+        pair.leader.1.wait_count("events_total", 10, STEP_MAX);
+        let before = pair.standby.1.count("events_total");
+        pair.leader.1.suspend();
+        let since = Instant::now();
+        pair.standby.1.wait_state("streaming", STEP_MAX);
+        let streams = since.elapsed();
+        pair.standby.1.wait_count("events_total", before + 10, STEP_MAX);
+        // It still holds sockets to both servers, sets that are sealed, and transactions that are open.
+        pair.leader.1.resume();
+        pair.leader.1.wait_state("standing_by", STEP_MAX);
+        println!("hung; streaming elsewhere after {streams:.1?}; the woken one stands by");
+        let after = pair.standby.1.count("events_total");
+        pair.standby.1.wait_count("events_total", after + 10, STEP_MAX);
+        assert_eq!(pair.standby.1.state().as_deref(), Some("streaming"), "the woken one took it back");
+        pair.swap();
+    }
+    workload.stop();
+    let log = workload.finish().expect("all is known");
+    pair.site.caught_up(&pair.leader.0, STEP_MAX);
+    pair.site.judge(&log, &steady(), PARTITIONS).assert_clean();
+}
+
+/// Preloaded, it gives a process another time of day; the monotonic clock stays.
+fn false_clock() -> Option<&'static str> {
+    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1", std::env::consts::ARCH);
+    std::path::Path::new(&library).exists().then(|| &*library.leak())
+}
+
+#[test]
+fn a_leader_whose_clock_is_an_hour_back_is_left_alone() {
+    let Some(library) = false_clock() else {
+        assert!(std::env::var_os("PILLARBOX_ALL_STORES").is_none(), "libfaketime is missing");
+        println!("not tested: libfaketime is missing (Debian: libfaketime)");
+        return;
+    };
+    let mut pair = Pair::start_with(vec![
+        ("LD_PRELOAD", library),
+        ("FAKETIME", "-1h"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ]);
+    let workload = Workload::start(&pair.site.url(), steady()).expect("the writer starts");
+    pair.leader.1.wait_count("events_total", 10, STEP_MAX);
+    let late =
+        "SELECT now() - reply_time > interval '50 min' FROM pg_stat_replication WHERE state = 'streaming'";
+    assert_eq!(
+        pair.site.postgres.query_one("postgres", late).expect("a walsender"),
+        "t",
+        "its clock is false"
+    );
+    // Three times as long as a leader may be silent, at the writer's pace.
+    let events = pair.leader.1.count("events_total") + 3 * (SILENCE_MAX.as_secs_f64() * RATE) as u64;
+    pair.leader.1.wait_count("events_total", events, 2 * STEP_MAX);
+    assert_eq!(pair.standby.1.state().as_deref(), Some("standing_by"));
+    assert_eq!(pair.leader.1.count("starts_total"), 1, "its walsender was ended");
+    workload.stop();
+    let log = workload.finish().expect("all is known");
+    pair.site.caught_up(&pair.leader.0, STEP_MAX);
     pair.site.judge(&log, &steady(), PARTITIONS).assert_clean();
 }
 
