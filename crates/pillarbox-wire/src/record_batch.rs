@@ -61,7 +61,7 @@ impl fmt::Debug for Header<'_> {
 }
 
 /// Who sends a batch, as `InitProducerId` or `EndTxn` answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProducerIdentity {
     /// Producer id.
     pub producer_id: i64,

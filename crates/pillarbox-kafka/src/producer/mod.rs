@@ -41,10 +41,10 @@ mod encode;
 mod held;
 mod io;
 mod plan;
-mod state;
+pub mod state;
 mod verdict;
 
-pub use verdict::{Cause, LostReason};
+pub use verdict::{Cause, Failure, LostReason, Verdict};
 
 /// How [`Producer::init`] is set up.
 #[derive(Clone, Debug)]

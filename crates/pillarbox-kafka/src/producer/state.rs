@@ -59,17 +59,17 @@ const MARKERS_PAUSE: Duration = Duration::from_millis(5);
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// A transaction in the machine; grows by one with each submit.
+/// A transaction in the machine; counts from 0 and grows by one with each submit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct TxnKey(pub(crate) u64);
+pub struct TxnKey(pub u64);
 
 /// Which of the owned transactional ids, from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct IdSlot(pub(crate) usize);
+pub struct IdSlot(pub usize);
 
 /// How far a transaction's requests got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Reached {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reached {
     /// No byte left us.
     Nothing,
     /// Something may have been written; nothing was acknowledged.
@@ -80,34 +80,89 @@ pub(crate) enum Reached {
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Input {
+pub enum Input {
     /// One more transaction, behind all others. Only while [`Machine::can_submit`].
     Submitted,
-    /// The produce under way is over: the base offset of the last batch, or what the failure means.
-    Produced { result: Result<i64, Verdict>, reached: Reached },
-    /// EndTxn of this id is over: the identity for its next transaction. `broken`: a connection that carried
-    /// transactions has broken since the start.
-    Ended { id: IdSlot, result: Result<ProducerIdentity, Failure>, broken: bool },
-    /// InitProducerId of this id is over.
-    Renewed { id: IdSlot, result: Result<ProducerIdentity, Failure> },
+    /// The produce under way is over.
+    Produced {
+        /// The base offset of the last batch, or what the failure means.
+        result: Result<i64, Verdict>,
+        /// How far it got.
+        reached: Reached,
+    },
+    /// EndTxn is over.
+    Ended {
+        /// Of this id.
+        id: IdSlot,
+        /// The identity for its next transaction.
+        result: Result<ProducerIdentity, Failure>,
+        /// A connection that carried transactions has broken since the start.
+        broken: bool,
+    },
+    /// InitProducerId is over.
+    Renewed {
+        /// Of this id.
+        id: IdSlot,
+        /// The identity for its next transaction.
+        result: Result<ProducerIdentity, Failure>,
+    },
 }
 
 /// What to do. `pause` comes first, `refresh` second (metadata for Produce, the coordinator otherwise).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
     /// Write all batches of a transaction under this identity; answer with [`Input::Produced`].
-    Produce { txn: TxnKey, id: IdSlot, identity: ProducerIdentity, pause: Duration, refresh: bool },
-    /// Answer with [`Input::Ended`].
-    EndTxn { id: IdSlot, identity: ProducerIdentity, commit: bool, pause: Duration, refresh: bool },
+    Produce {
+        /// Which transaction.
+        txn: TxnKey,
+        /// Under which id.
+        id: IdSlot,
+        /// And which identity of that id.
+        identity: ProducerIdentity,
+        /// Wait this long first.
+        pause: Duration,
+        /// Then ask for metadata again.
+        refresh: bool,
+    },
+    /// End the transaction of this identity; answer with [`Input::Ended`].
+    EndTxn {
+        /// Under which id.
+        id: IdSlot,
+        /// Under exactly this identity.
+        identity: ProducerIdentity,
+        /// Commit, or else abort.
+        commit: bool,
+        /// Wait this long first.
+        pause: Duration,
+        /// Then ask for the coordinator again.
+        refresh: bool,
+    },
     /// InitProducerId with this identity as the expected one; answer with [`Input::Renewed`].
-    Renew { id: IdSlot, identity: ProducerIdentity, pause: Duration, refresh: bool },
+    Renew {
+        /// Under which id.
+        id: IdSlot,
+        /// The identity it must still have.
+        identity: ProducerIdentity,
+        /// Wait this long first.
+        pause: Duration,
+        /// Then ask for the coordinator again.
+        refresh: bool,
+    },
     /// The oldest transaction is committed; hand it back.
-    Committed { txn: TxnKey, last_base_offset: i64 },
+    Committed {
+        /// Which transaction.
+        txn: TxnKey,
+        /// As [`Input::Produced`] said.
+        last_base_offset: i64,
+    },
     /// Nothing more will happen; hand everything back.
-    Lost { reason: LostReason },
+    Lost {
+        /// Why.
+        reason: LostReason,
+    },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Txn {
     key: TxnKey,
     id: IdSlot,
@@ -116,7 +171,7 @@ struct Txn {
     attempts: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     Open {
         pause: Duration,
@@ -147,23 +202,23 @@ enum Stage {
 }
 
 /// Which protocol the cluster speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Protocol {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
     /// `transaction.version` 0 and 1.
     Older,
     /// KIP-890, `transaction.version` 2: every end raises the epoch.
     Kip890,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Renewal {
     since: Duration,
     attempts: u32,
 }
 
-/// See the module's documentation.
-#[derive(Clone, Debug)]
-pub(crate) struct Machine {
+/// See the module's documentation. A value: two that are equal decide alike, so that a model can visit its states.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Machine {
     identities: Vec<ProducerIdentity>,
     in_use: usize,
     next_id: usize,
@@ -183,7 +238,10 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// `identities` of all owned ids; the first `in_use` are rotated through.
-    pub(crate) fn new(
+    ///
+    /// # Panics
+    /// Unless `in_use` is between one and the number of ids.
+    pub fn new(
         identities: Vec<ProducerIdentity>,
         in_use: usize,
         give_up: Duration,
@@ -207,17 +265,17 @@ impl Machine {
     }
 
     /// An id is free. They come free in order, so the next one in rotation is.
-    pub(crate) fn can_submit(&self) -> bool {
+    pub fn can_submit(&self) -> bool {
         !self.lost && self.queue.len() < self.in_use
     }
 
     /// The key and identity the next submitted transaction will get, unless its id is renewed before it is produced.
-    pub(crate) fn next_identity(&self) -> (TxnKey, ProducerIdentity) {
+    pub fn next_identity(&self) -> (TxnKey, ProducerIdentity) {
         (TxnKey(self.next_key), self.identities[self.next_id])
     }
 
     /// The one entry: what happened, and what is to be done about it.
-    pub(crate) fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
+    pub fn step(&mut self, now: Duration, input: Input) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.lost {
             return actions;

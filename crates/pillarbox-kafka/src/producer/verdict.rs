@@ -7,7 +7,7 @@ use kafka_protocol::messages::ApiKey;
 use crate::error::{Error, ErrorCode};
 
 /// What was answered last before we gave up; no code = no answer at all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cause {
     /// The request.
     pub api: ApiKey,
@@ -25,7 +25,7 @@ impl std::fmt::Display for Cause {
 }
 
 /// Why the producer can go no further. The checkpoint decides which transactions were committed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum LostReason {
     /// Another owner took our transactional ids, or the coordinator fenced us after a timeout.
@@ -92,10 +92,15 @@ impl LostReason {
 }
 
 /// What a failed Produce means.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Abort and produce again; `slow` asks for a pause even before the first replay.
-    Replay { cause: Cause, slow: bool },
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Abort and produce again.
+    Replay {
+        /// What was answered.
+        cause: Cause,
+        /// Pause even before the first replay.
+        slow: bool,
+    },
     /// Abort and hand back.
     Lose(LostReason),
 }
@@ -113,7 +118,7 @@ impl Verdict {
     }
 
     /// The produce table, for a code other than `NONE`.
-    pub(crate) fn of_produce(code: ErrorCode, topic: &str) -> Self {
+    pub fn of_produce(code: ErrorCode, topic: &str) -> Self {
         let topic = || topic.to_owned();
         let cause = Cause { api: ApiKey::Produce, code: Some(code) };
         match code {
@@ -146,7 +151,7 @@ impl Verdict {
     }
 
     /// A Produce, or what had to precede it, without an answer.
-    pub(crate) fn of_error(error: &Error) -> Self {
+    pub fn of_error(error: &Error) -> Self {
         match error {
             Error::Api { code, object, .. } => Self::of_produce(*code, object),
             Error::UnsupportedVersion { api, .. } | Error::Encode { api, .. } => {
@@ -160,9 +165,14 @@ impl Verdict {
 
 /// Why EndTxn or InitProducerId did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
-    /// The coordinator answered with this code; the object is the transactional id.
-    Answered { code: ErrorCode, object: String },
+pub enum Failure {
+    /// The coordinator answered with a code.
+    Answered {
+        /// Which.
+        code: ErrorCode,
+        /// The transactional id.
+        object: String,
+    },
     /// No answer: it may or may not have been carried out.
     NoAnswer,
 }
