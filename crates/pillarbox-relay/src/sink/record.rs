@@ -41,19 +41,8 @@ impl Recorder {
 
     /// The checkpoint of a set. `at` is the wall clock in milliseconds.
     pub(crate) fn checkpoint(&mut self, end: &SetEnd, delta: &Delta, at: i64) -> Checkpoint {
-        assert!(end.resume_lsn >= self.position.resume_lsn, "I2: a checkpoint never goes back");
         self.table.apply_delta(delta);
-        self.position = PositionRecord {
-            commit_lsn: end.commit_lsn,
-            index: end.index,
-            part: end.part,
-            resume_lsn: end.resume_lsn,
-            published_end_lsn: end.published_end_lsn,
-            lineage_nonce: end.lineage_nonce.clone(),
-            paused: end.paused,
-            at,
-            ..self.position.clone()
-        };
+        self.position = end.position(&self.position, at);
         let whole = self.since_rewrite >= REWRITE_COMMITS || self.rewritten_at.elapsed() >= REWRITE_INTERVAL;
         if whole {
             self.since_rewrite = 0;

@@ -29,6 +29,27 @@ pub struct SetEnd {
     pub last_commit_ms: Option<i64>,
 }
 
+impl SetEnd {
+    /// The position that the set's checkpoint carries, behind `before`; `at` is the wall clock in milliseconds.
+    ///
+    /// # Panics
+    /// When it would confirm less than `before` did (I2).
+    pub fn position(&self, before: &PositionRecord, at: i64) -> PositionRecord {
+        assert!(self.resume_lsn >= before.resume_lsn, "I2: a checkpoint never goes back");
+        PositionRecord {
+            commit_lsn: self.commit_lsn,
+            index: self.index,
+            part: self.part,
+            resume_lsn: self.resume_lsn,
+            published_end_lsn: self.published_end_lsn,
+            lineage_nonce: self.lineage_nonce.clone(),
+            paused: self.paused,
+            at,
+            ..before.clone()
+        }
+    }
+}
+
 impl From<&PositionRecord> for SetEnd {
     fn from(position: &PositionRecord) -> Self {
         Self {
