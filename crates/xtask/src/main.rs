@@ -1,9 +1,10 @@
-//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | bench`.
+//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | mutations | bench`.
 //!
 //! Must never be needed to build or use the product, and must never change a file of the tree (except results of
 //! `bench`).
 
 mod ci;
+mod mutations;
 mod start_bench;
 mod tidy;
 mod tree;
@@ -26,6 +27,8 @@ enum Command {
     Ci(ci::Options),
     /// Hold the house style against the tree
     Tidy,
+    /// Break one rule of the relay after the other, and see the tests named for it fail
+    Mutations(mutations::Options),
     /// Measure the release binary against real servers
     Bench(start_bench::Arguments),
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Ci(options) => ci::run(&options),
         Command::Tidy => tidy::run(),
+        Command::Mutations(options) => mutations::run(&options),
         Command::Bench(arguments) => start_bench::run(&arguments),
     };
     match result {
