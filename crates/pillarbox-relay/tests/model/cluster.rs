@@ -156,73 +156,85 @@ impl Cluster {
         epoch < self.ids[id].epoch
     }
 
-    /// Carries out a request; none = it waits at the broker until markers are written.
-    pub(crate) fn take(&mut self, request: &Request) -> Option<Answer> {
+    /// The request waits at the broker until markers are written. (A client would be told so, and repeat it.)
+    pub(crate) fn holds_back(&self, request: &Request) -> bool {
+        let (id, epoch) = request.identity();
+        let Coordinator { phase: Phase::Prepare { commit: was }, epoch: next, .. } = self.ids[id] else {
+            return false;
+        };
+        match *request {
+            Request::EndTxn { commit, .. } => epoch + self.raised() == next && commit == was,
+            Request::Produce { .. } => self.kip890 && epoch == next,
+            Request::Join { .. } | Request::Renew { .. } => epoch == next,
+        }
+    }
+
+    /// By how much an end raises the epoch.
+    fn raised(&self) -> i16 {
+        i16::from(self.kip890)
+    }
+
+    /// Carries out a request that is not held back.
+    pub(crate) fn take(&mut self, request: &Request) -> Answer {
+        assert!(!self.holds_back(request), "it waits");
         match *request {
             Request::Join { id, epoch, parts } => self.join(id, epoch, parts),
             Request::Produce { id, epoch, partition, batch } => self.produce(id, epoch, partition, batch),
             Request::EndTxn { id, epoch, commit } => self.end(id, epoch, commit),
-            Request::Renew { id, epoch } if epoch != self.ids[id].epoch => {
-                Some(Err(ErrorCode::PRODUCER_FENCED))
-            }
-            Request::Renew { id, .. } if self.is_ending(id) => None,
-            Request::Renew { id, .. } => Some(self.init(id).ok_or(ErrorCode::CONCURRENT_TRANSACTIONS)),
+            Request::Renew { id, epoch } if epoch != self.ids[id].epoch => Err(ErrorCode::PRODUCER_FENCED),
+            Request::Renew { id, .. } => self.init(id).ok_or(ErrorCode::CONCURRENT_TRANSACTIONS),
         }
     }
 
-    fn join(&mut self, id: usize, epoch: i16, parts: Parts) -> Option<Answer> {
+    fn join(&mut self, id: usize, epoch: i16, parts: Parts) -> Answer {
         let coordinator = &mut self.ids[id];
         if coordinator.epoch != epoch {
-            return Some(Err(ErrorCode::PRODUCER_FENCED));
+            return Err(ErrorCode::PRODUCER_FENCED);
         }
-        match coordinator.phase {
-            Phase::Prepare { .. } => return None,
-            Phase::Ongoing => coordinator.parts = coordinator.parts.with(parts),
-            Phase::Empty | Phase::Complete { .. } => {
-                coordinator.phase = Phase::Ongoing;
-                coordinator.parts = parts;
-            }
+        if coordinator.phase == Phase::Ongoing {
+            coordinator.parts = coordinator.parts.with(parts);
+        } else {
+            coordinator.phase = Phase::Ongoing;
+            coordinator.parts = parts;
         }
-        Some(Ok(epoch))
+        Ok(epoch)
     }
 
     /// A leader asks the coordinator before it appends the first batch of a transaction.
-    fn produce(&mut self, id: usize, epoch: i16, partition: usize, batch: BatchKey) -> Option<Answer> {
+    fn produce(&mut self, id: usize, epoch: i16, partition: usize, batch: BatchKey) -> Answer {
+        let Coordinator { epoch: current, .. } = self.ids[id];
+        if current != epoch {
+            return Err(ErrorCode::INVALID_PRODUCER_EPOCH);
+        }
         if self.kip890 {
-            match self.join(id, epoch, Parts::only(partition))? {
-                Ok(_) => {}
-                Err(_) => return Some(Err(ErrorCode::INVALID_PRODUCER_EPOCH)),
-            }
+            self.join(id, epoch, Parts::only(partition))?;
         }
-        let coordinator = self.ids[id];
-        if coordinator.epoch != epoch {
-            return Some(Err(ErrorCode::INVALID_PRODUCER_EPOCH));
-        }
-        if coordinator.phase != Phase::Ongoing || !coordinator.parts.has(partition) {
-            return Some(Err(ErrorCode::INVALID_TXN_STATE));
+        let Coordinator { phase, parts, .. } = self.ids[id];
+        if phase != Phase::Ongoing || !parts.has(partition) {
+            return Err(ErrorCode::INVALID_TXN_STATE);
         }
         let record = Entry::Record { id, epoch, batch };
         // The sequence in a batch makes a second copy known.
         if !self.logs[partition].contains(&record) {
             self.logs[partition].push(record);
         }
-        Some(Ok(epoch))
+        Ok(epoch)
     }
 
-    fn end(&mut self, id: usize, epoch: i16, commit: bool) -> Option<Answer> {
-        let raised = i16::from(self.kip890);
+    fn end(&mut self, id: usize, epoch: i16, commit: bool) -> Answer {
+        let raised = self.raised();
         let coordinator = &mut self.ids[id];
-        let repeated = coordinator.epoch == epoch + raised;
         match coordinator.phase {
-            Phase::Prepare { commit: was } if repeated && was == commit => None,
-            Phase::Complete { commit: was } if repeated && was == commit => Some(Ok(coordinator.epoch)),
-            _ if coordinator.epoch != epoch => Some(Err(ErrorCode::PRODUCER_FENCED)),
+            Phase::Complete { commit: was } if coordinator.epoch == epoch + raised && was == commit => {
+                Ok(coordinator.epoch)
+            }
+            _ if coordinator.epoch != epoch => Err(ErrorCode::PRODUCER_FENCED),
             Phase::Ongoing => {
                 coordinator.phase = Phase::Prepare { commit };
                 coordinator.epoch += raised;
-                Some(Ok(coordinator.epoch))
+                Ok(coordinator.epoch)
             }
-            _ => Some(Err(ErrorCode::INVALID_TXN_STATE)),
+            _ => Err(ErrorCode::INVALID_TXN_STATE),
         }
     }
 

@@ -151,15 +151,14 @@ impl Relays {
         }
     }
 
-    fn deliver(&self, world: &mut World, message: &Message) -> Option<()> {
-        let answer = world.cluster.take(&message.request)?;
+    fn deliver(&self, world: &mut World, message: &Message) {
+        let answer = world.cluster.take(&message.request);
         world.remove(message);
         if let Some(from) = message.from {
             self.drive(world, from, |streaming, around, effects| {
                 streaming.answered(&message.request, answer, around, effects);
             });
         }
-        Some(())
     }
 
     fn silence(&self, world: &mut World, message: &Message) -> Option<()> {
@@ -214,7 +213,7 @@ impl Model for Relays {
             Step::Fence(at) => self.fence(&mut world, at)?,
             Step::Read(at) => self.read_and_stream(&mut world, at)?,
             Step::Confirm(at) => world.confirmed = self.may_confirm(&world, at),
-            Step::Deliver(message) => self.deliver(&mut world, &message)?,
+            Step::Deliver(message) => self.deliver(&mut world, &message),
             Step::Mark(id, partition) => world.cluster.write_marker(id, partition),
             Step::Crash(at) => {
                 world.left.crashes -= 1;
@@ -271,6 +270,7 @@ const TWO: &[Written] = &[&[0, 1], &[0]];
 /// All in one partition, where their order shows.
 const ROW: &[Written] = &[&[0], &[0], &[0]];
 const PAIR: &[Written] = &[&[0], &[0]];
+const ONE: &[Written] = &[&[0]];
 /// To be split into parts of one event.
 const LARGE: &[Written] = &[&[0, 1, 0]];
 
@@ -292,6 +292,7 @@ fn holds(bounds: Bounds) {
 #[test]
 fn kip890_through_crashes() {
     holds(KIP890);
+    holds(Bounds { wal: TWO, budget: Budget { crashes: 2, ..QUIET }, ..KIP890 });
     holds(Bounds { wal: TWO, budget: FALLBACK, ..KIP890 });
 }
 
@@ -324,6 +325,11 @@ fn older_through_crashes() {
 }
 
 #[test]
+fn older_inside_a_split_transaction() {
+    holds(Bounds { wal: LARGE, events_max: 1, ..OLDER });
+}
+
+#[test]
 fn older_through_takeovers() {
     holds(Bounds { wal: PAIR, relays: 2, budget: Budget { starts: 2, ..TAKEOVER }, ..OLDER });
 }
@@ -333,6 +339,22 @@ fn older_through_lost_and_late_requests() {
     holds(Bounds { wal: PAIR, budget: SILENCE, ..OLDER });
     holds(Bounds { wal: ROW, budget: COPY, ..OLDER });
     holds(Bounds { wal: PAIR, budget: TROUBLE, ..OLDER });
+}
+
+const SEVERAL: Budget = Budget { takeovers: 1, crashes: 1, silences: 1, fallbacks: 1, ..QUIET };
+
+#[test]
+fn kip890_through_several_faults() {
+    let in_the_network = Budget { silences: 1, copies: 1, refusals: 1, ..QUIET };
+    holds(Bounds { wal: PAIR, budget: in_the_network, ..KIP890 });
+    holds(Bounds { wal: ONE, relays: 3, budget: Budget { takeovers: 2, ..QUIET }, ..KIP890 });
+    holds(Bounds { wal: ONE, relays: 2, budget: SEVERAL, ..KIP890 });
+}
+
+#[test]
+fn older_through_several_faults() {
+    holds(Bounds { wal: PAIR, budget: Budget { silences: 1, copies: 1, ..QUIET }, ..OLDER });
+    holds(Bounds { wal: ONE, relays: 2, budget: SEVERAL, ..OLDER });
 }
 
 /// Each mistake, where it hurts, and what is broken by it.

@@ -157,7 +157,7 @@ impl World {
             }
         }
         // One that waits at a broker changes nothing.
-        let arrives = |message: &&Message| self.cluster.clone().take(&message.request).is_some();
+        let arrives = |message: &&Message| !self.cluster.holds_back(&message.request);
         steps.extend(self.net.iter().filter(arrives).map(|message| Step::Deliver(*message)));
         steps.extend(self.cluster.markers().map(|(id, partition)| Step::Mark(id, partition)));
         if steps.is_empty() {
