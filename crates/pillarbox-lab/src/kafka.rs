@@ -241,6 +241,17 @@ impl Kafka {
         rpc::delete_topic(self.any_port()?, name)
     }
 
+    /// Takes all members out of a consumer group (of the classic protocol): what the death of a member comes to once
+    /// its session has timed out, without the wait. Those alive find out at their next heartbeat, and join again. For
+    /// a cluster of one broker, which coordinates every group.
+    pub fn empty_group(&self, group: &str) -> Result<(), LabError> {
+        let port = self.any_port()?;
+        match rpc::group_members(port, group)? {
+            members if members.is_empty() => Ok(()),
+            members => rpc::leave_group(port, group, members),
+        }
+    }
+
     fn running(&self) -> impl Iterator<Item = &Broker> {
         self.brokers.iter().filter(|b| b.process.is_some())
     }

@@ -1,4 +1,4 @@
-//! One blocking request to one broker, for readiness and topics. Not the product's client: it makes a connection per
+//! One blocking request to one broker, for readiness, topics and groups. Not the product's client: it makes a connection per
 //! request, so that it can never hide a fault of that client. Must never retry by itself.
 
 use std::io::{Read, Write};
@@ -8,8 +8,10 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::{
     ApiKey, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    DescribeGroupsRequest, DescribeGroupsResponse, GroupId, LeaveGroupRequest, LeaveGroupResponse,
     MetadataRequest, MetadataResponse, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, StrBytes};
@@ -24,6 +26,8 @@ const ANSWER_BYTES_MAX: usize = 16 << 20;
 const METADATA_VERSION: i16 = 12;
 const CREATE_TOPICS_VERSION: i16 = 7;
 const DELETE_TOPICS_VERSION: i16 = 6;
+const DESCRIBE_GROUPS_VERSION: i16 = 5;
+const LEAVE_GROUP_VERSION: i16 = 5;
 
 /// Sends a request to the broker on this loopback port and waits for the answer.
 fn call<Q, A>(port: u16, api: ApiKey, version: i16, request: &Q) -> Result<A, LabError>
@@ -104,6 +108,31 @@ pub(super) fn delete_topic(port: u16, name: &str) -> Result<(), LabError> {
         .with_timeout_ms(timeout_ms());
     let answer: DeleteTopicsResponse = call(port, ApiKey::DeleteTopics, DELETE_TOPICS_VERSION, &request)?;
     refused("delete", name, answer.responses.first().map(|t| t.error_code))
+}
+
+/// Members of a classic group as its coordinator, this broker, knows them.
+pub(super) fn group_members(port: u16, group: &str) -> Result<Vec<StrBytes>, LabError> {
+    let request = DescribeGroupsRequest::default().with_groups(vec![group_id(group)]);
+    let answer: DescribeGroupsResponse =
+        call(port, ApiKey::DescribeGroups, DESCRIBE_GROUPS_VERSION, &request)?;
+    Ok(answer.groups.into_iter().flat_map(|group| group.members).map(|member| member.member_id).collect())
+}
+
+/// Takes members out of a group, as if each had left.
+pub(super) fn leave_group(port: u16, group: &str, members: Vec<StrBytes>) -> Result<(), LabError> {
+    let identity = |member| MemberIdentity::default().with_member_id(member);
+    let request = LeaveGroupRequest::default()
+        .with_group_id(group_id(group))
+        .with_members(members.into_iter().map(identity).collect());
+    let answer: LeaveGroupResponse = call(port, ApiKey::LeaveGroup, LEAVE_GROUP_VERSION, &request)?;
+    match answer.error_code {
+        0 => Ok(()),
+        code => Err(LabError::Kafka { what: format!("cannot empty group {group}: error {code}") }),
+    }
+}
+
+fn group_id(name: &str) -> GroupId {
+    GroupId(StrBytes::from_string(name.to_owned()))
 }
 
 /// The broker's own time limit for a request: shorter than ours, so that its answer arrives.
