@@ -42,6 +42,7 @@ const SPAWNS: &[Row] = &[
     ),
     ("crates/pillarbox/src/tap.rs", "a task a partition: ends when its receiver is gone"),
     ("crates/xtask/src/bench/stream.rs", "the writers and the reader of a bench; joined"),
+    ("examples/consume/rust/src/main.rs", "the connection's task: ends with its client"),
 ];
 
 /// Imports against the flow: `stage -> module`, and why the module is not the stage's own.
