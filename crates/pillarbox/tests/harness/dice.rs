@@ -31,6 +31,11 @@ impl Dice {
         (z ^ (z >> 31)) % bound.max(1)
     }
 
+    /// An index of something that holds so many.
+    pub(crate) fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).expect("below a length")
+    }
+
     /// A time between two bounds, in whole milliseconds.
     pub(crate) fn between(&mut self, least: Duration, most: Duration) -> Duration {
         let span = most.saturating_sub(least).as_millis();
