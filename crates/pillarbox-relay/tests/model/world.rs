@@ -183,16 +183,17 @@ impl World {
         for message in self.net.iter().filter(|message| message.from.is_some()) {
             steps.extend((silences > 0).then_some(Step::Silence(*message)));
             steps.extend((copies > 0).then_some(Step::Copy(*message)));
-            let refusable = refusals > 0 && !matches!(message.request, Request::Join { .. });
-            steps.extend(refusable.then_some(Step::Refuse(*message)));
+            steps.extend((refusals > 0).then_some(Step::Refuse(*message)));
         }
     }
 
     /// What a broker says that cannot do a request now.
     pub(crate) fn refusal(request: &Request) -> ErrorCode {
         match request {
-            Request::Join { .. } | Request::Produce { .. } => ErrorCode::NOT_LEADER_OR_FOLLOWER,
-            Request::EndTxn { .. } | Request::Renew { .. } => ErrorCode::NOT_COORDINATOR,
+            Request::Produce { .. } => ErrorCode::NOT_LEADER_OR_FOLLOWER,
+            Request::Join { .. } | Request::EndTxn { .. } | Request::Renew { .. } => {
+                ErrorCode::NOT_COORDINATOR
+            }
         }
     }
 
@@ -221,6 +222,5 @@ impl World {
         let cluster = &self.cluster;
         self.net.retain(|message| message.from.is_some() || !cluster.is_spent(&message.request));
         self.net.sort_unstable();
-        self.net.dedup();
     }
 }
