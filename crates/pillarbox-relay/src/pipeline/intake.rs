@@ -39,11 +39,12 @@ pub use self::set::{CommittedSet, SealedSet, SetEnd};
 use super::pace::Due;
 use crate::config::{Config, Updates};
 use crate::dead_letters::order;
-use crate::decode::{Change, Decoder, Note, Row};
+use crate::decode::{Change, Decoder, Note, Row, Transaction};
 use crate::error::Fault;
 use crate::outbox::{Extractor, MessageReader, OwnHeaders};
 use crate::position::checkpoint::Table;
 use crate::position::filter::Covered;
+use crate::position::recognition::Recognition;
 use crate::repartition;
 use crate::route::{Topic, WantedTopic};
 
@@ -88,6 +89,7 @@ pub struct Intake {
     messages: Option<MessageReader>,
     strays: u64,
     covered: Covered,
+    recognition: Recognition,
     fill: Fill,
     updates: UpdatesSeen,
 }
@@ -105,9 +107,15 @@ impl Intake {
             messages: config.messages.clone().map(MessageReader::new),
             strays: 0,
             covered: position.covered(),
+            recognition: Recognition::NOTHING,
             fill: Fill::new(config, epoch, table, topics, now),
             updates: UpdatesSeen::default(),
         }
+    }
+
+    /// The stream must show that it is of the history that was published.
+    pub fn recognise(&mut self, recognition: Recognition) {
+        self.recognition = recognition;
     }
 
     /// The transaction that commits at `commit_lsn` holds an event that could not be published: it
@@ -155,6 +163,9 @@ impl Intake {
             Change::Passed => Taken::Done,
             Change::Begin => {
                 let transaction = self.decoder.transaction();
+                if let Some(Transaction { commit_lsn, commit_time }) = transaction {
+                    self.recognition.transaction(commit_lsn, commit_time.to_unix_millis())?;
+                }
                 self.fill.begin(transaction, sent_at, now);
                 return Ok(Taken::Done);
             }
@@ -191,8 +202,13 @@ impl Intake {
     }
 
     /// The server's keepalive.
-    pub fn keepalive(&mut self, wal_end: Lsn, asked: bool) {
+    ///
+    /// # Errors
+    /// It is of another history than what was published.
+    pub fn keepalive(&mut self, wal_end: Lsn, asked: bool) -> Result<(), Fault> {
+        self.recognition.reached(wal_end)?;
         self.fill.ledger.keepalive(wal_end, asked);
+        Ok(())
     }
 
     /// Bytes were read from the stream, or a look found none.
@@ -207,7 +223,8 @@ impl Intake {
 
     /// What was committed and may be confirmed.
     pub fn confirmed(&self) -> Lsn {
-        self.fill.ledger.confirmed()
+        // In another history it would be a gap.
+        if self.recognition.is_pending() { Lsn::ZERO } else { self.fill.ledger.confirmed() }
     }
 
     /// The furthest end of WAL seen.

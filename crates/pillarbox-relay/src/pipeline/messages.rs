@@ -18,6 +18,7 @@ use pillarbox_wire::lsn::Lsn;
 use crate::error::Fault;
 use crate::position::checkpoint::Table;
 use crate::position::lineage::SourceFacts;
+use crate::position::recognition::Recognition;
 use crate::route::{Topic, WantedTopic};
 use crate::source::Wake;
 
@@ -51,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) epoch: u32,
     /// The recorded topics.
     pub(crate) topics: Vec<Topic>,
+    /// What the stream must show.
+    pub(crate) recognition: Recognition,
 }
 
 /// Sets that the channel to the sink takes: all in flight, and one beyond before a settled

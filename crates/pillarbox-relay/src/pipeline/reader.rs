@@ -197,7 +197,8 @@ impl Streaming {
     ) -> Self {
         let origin = Instant::now();
         let paused = plan.table.position.as_ref().is_some_and(|position| position.paused);
-        let intake = Intake::new(&config, Epoch(plan.epoch), &plan.table, plan.topics, now_since(origin));
+        let mut intake = Intake::new(&config, Epoch(plan.epoch), &plan.table, plan.topics, now_since(origin));
+        intake.recognise(plan.recognition);
         let mode = if paused { Mode::Paused } else { Mode::Reading };
         tell(&events, Event::Paused(paused));
         Self {
@@ -331,7 +332,7 @@ impl Streaming {
         match frame {
             Frame::XLogData { data, sent_at, .. } => return self.take_data(data, *sent_at, now),
             Frame::Keepalive { wal_end, reply_requested } => {
-                self.intake.keepalive(*wal_end, *reply_requested);
+                self.intake.keepalive(*wal_end, *reply_requested)?;
                 self.asked |= *reply_requested;
             }
             Frame::Notice(notice) if notice.routine == "LoadPublications" => {

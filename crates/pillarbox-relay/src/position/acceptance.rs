@@ -11,6 +11,7 @@
 //! | the checkpoint's history goes on | nothing to accept |
 //! | a later timeline that descends from the checkpoint's | the timeline history says where |
 //! | the same timeline (a restored copy of the storage), or an earlier one | only the operator knows: `--fork` |
+//! | the same timeline, and nothing but the stream tells (`recognition`) | the same |
 //! | another system | not a cut: another history altogether |
 //! | the slot is confirmed beyond the fork | not to be accepted: the new history would have a gap |
 //!
@@ -64,7 +65,17 @@ pub fn compare(
     told: Option<Lsn>,
 ) -> Result<History, Fault> {
     let fault = match judge_unfenced(facts, checkpoint) {
-        Ok(_) => return Ok(History::GoesOn),
+        Ok(_) => {
+            match told.filter(|told| facts.timeline.0 == checkpoint.timeline && is_cut(*told, checkpoint)) {
+                // What the server says does not show it; the stream does, and the operator knows.
+                Some(fork) => {
+                    let message =
+                        format!("by --fork {fork}, events that were published are not in this database");
+                    Fault::new(Code::LineageDiffers, message)
+                }
+                None => return Ok(History::GoesOn),
+            }
+        }
         Err(fault) if fault.code == Code::SystemIdDiffers => return Err(fault),
         Err(fault) => fault,
     };
@@ -96,6 +107,11 @@ pub fn compare(
     Ok(History::Cut(Cut { fork, epoch: Epoch(checkpoint.epoch), fault }))
 }
 
+/// Whether something behind the fork was published.
+fn is_cut(fork: Lsn, checkpoint: &PositionRecord) -> bool {
+    fork < checkpoint.published_end_lsn || checkpoint.index.is_some() && fork <= checkpoint.commit_lsn
+}
+
 /// The checkpoint with which the pipeline goes on behind the fork.
 pub fn accepted(cut: &Cut, facts: &SourceFacts, checkpoint: &PositionRecord) -> PositionRecord {
     // What was published before the fork stays covered as it is. No transaction commits exactly at the fork:
@@ -104,6 +120,7 @@ pub fn accepted(cut: &Cut, facts: &SourceFacts, checkpoint: &PositionRecord) -> 
     PositionRecord {
         epoch: checkpoint.epoch + 1,
         commit_lsn: checkpoint.commit_lsn.min(cut.fork),
+        commit_ms: checkpoint.commit_ms.filter(|_| survives),
         index: checkpoint.index.filter(|_| survives),
         part: checkpoint.part.filter(|_| survives),
         resume_lsn: checkpoint.resume_lsn.min(cut.fork),
@@ -128,6 +145,7 @@ mod tests {
             v: VERSION,
             epoch: 3,
             commit_lsn: Lsn(190),
+            commit_ms: None,
             index: None,
             part: None,
             resume_lsn: Lsn(220),
@@ -186,6 +204,15 @@ mod tests {
         };
         assert_eq!(cut.fork, Lsn(160));
         assert_eq!(code(compare(&restored(), &checkpoint(), Some(Lsn(301)))), Code::ConfigValue);
+    }
+
+    #[test]
+    fn where_only_the_stream_tells_the_operator_is_believed() {
+        let same = SourceFacts { lineage: Some((5, "5-abc".into())), ..restored() };
+        assert_eq!(compare(&same, &checkpoint(), None), Ok(History::GoesOn));
+        assert_eq!(compare(&same, &checkpoint(), Some(Lsn(200))), Ok(History::GoesOn), "nothing behind it");
+        let History::Cut(cut) = compare(&same, &checkpoint(), Some(Lsn(199))).unwrap() else { panic!() };
+        assert_eq!((cut.fork, cut.fault.code), (Lsn(199), Code::LineageDiffers));
     }
 
     #[test]

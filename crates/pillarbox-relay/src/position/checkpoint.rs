@@ -67,6 +67,10 @@ pub struct PositionRecord {
     pub snapshot_offset: Option<i64>,
     /// Wall clock of the writer, milliseconds since 1970.
     pub at: i64,
+    /// When the transaction at `commit_lsn` committed, by the server's clock, milliseconds since 1970; absent where
+    /// that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_ms: Option<i64>,
 }
 
 impl PositionRecord {
@@ -261,6 +265,7 @@ mod tests {
             v: VERSION,
             epoch: 1,
             commit_lsn: Lsn(0x16_B374_D848),
+            commit_ms: None,
             index: None,
             part: None,
             resume_lsn: Lsn(0x16_B374_D900),

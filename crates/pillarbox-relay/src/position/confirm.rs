@@ -13,6 +13,7 @@
 //! | situation | what is confirmed |
 //! | --- | --- |
 //! | before the checkpoint was read | nothing (`0/0`) |
+//! | the stream has not shown yet that it is of the history that was published ([`super::recognition`]) | nothing |
 //! | a set is in flight | the `resume_lsn` of the last committed set |
 //! | a transaction is half received | the same; a keepalive's `wal_end` is not used |
 //! | idle, `wal_end` ahead by 16 MiB or 10 s old, or the server asks | an idle checkpoint first, then it |

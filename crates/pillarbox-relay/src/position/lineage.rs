@@ -104,7 +104,7 @@ fn same_timeline(facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<Con
     Ok(Continuation { epoch: checkpoint.epoch, timeline: facts.timeline, resume_lsn: checkpoint.resume_lsn })
 }
 
-const COPY_HINT: &str = "this is an older copy of the database: give it a pipeline name of its own, or restore the original server; if it replaces the original, see `pillarbox lineage show`";
+pub(super) const COPY_HINT: &str = "this is an older copy of the database: give it a pipeline name of its own, or restore the original server; if it replaces the original, see `pillarbox lineage show`";
 
 fn same_lineage(facts: &SourceFacts, recorded: &str) -> Result<(), Fault> {
     let recorded_seq = nonce_sequence(recorded);
@@ -180,6 +180,7 @@ mod tests {
             v: VERSION,
             epoch: 3,
             commit_lsn: Lsn(90),
+            commit_ms: None,
             index: None,
             part: None,
             resume_lsn: Lsn(120),

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`checkpoint`] | what Kafka remembers of a pipeline, and how it is read back |
 //! | [`lineage`] | whether the database in front of us is the one the checkpoint speaks of |
+//! | [`recognition`] | whether the stream still holds the transaction that was published last |
 //! | [`acceptance`] | where history was cut, and how to go on once an operator accepts it |
 //! | [`filter`] | which changes a checkpoint already covers |
 //! | [`confirm`] | the one LSN that may be confirmed |
@@ -34,3 +35,4 @@ pub mod checkpoint;
 pub mod confirm;
 pub mod filter;
 pub mod lineage;
+pub mod recognition;

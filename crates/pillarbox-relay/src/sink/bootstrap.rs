@@ -80,6 +80,7 @@ fn position(config: &Config, first: &FirstCheckpoint, table: &Table) -> Position
         epoch: former.map_or(1, |position| position.epoch + 1),
         // Zero, not the slot's position: a transaction may commit exactly there.
         commit_lsn: Lsn::ZERO,
+        commit_ms: None,
         index: None,
         part: None,
         resume_lsn: first.resume_lsn,

@@ -30,6 +30,7 @@ use crate::pipeline::intake::{SealedSet, SetEnd};
 use crate::pipeline::messages::{Command, Event, Outlet, Plan};
 use crate::position::checkpoint::{Delta, PositionRecord, Table};
 use crate::position::lineage::{Continuation, SourceFacts, judge, judge_unfenced};
+use crate::position::recognition::Recognition;
 
 /// What the sink thread needs.
 pub(crate) struct Context {
@@ -84,6 +85,7 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
     let mut producer = fence(&cluster, config).await?;
     let mut table = present(read(&cluster, config, End::HighWatermark).await?, config)?;
     let now = judge(facts, position(&table))?;
+    let recognition = Recognition::of(position(&table), facts.confirmed_flush_lsn, &config.generation());
     generation(config, position(&table))?;
     let topics = topics::recorded(&cluster, &table).await?;
     let new_epoch = now.epoch != position(&table).epoch;
@@ -107,7 +109,7 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
         topics = topics.len(),
         "resuming from the checkpoint"
     );
-    Ok(Recovered { producer, recorder, plan: Plan { table, epoch: now.epoch, topics } })
+    Ok(Recovered { producer, recorder, plan: Plan { table, epoch: now.epoch, topics, recognition } })
 }
 
 pub(super) fn present(table: Option<Table>, config: &Config) -> Result<Table, Fault> {

@@ -224,6 +224,7 @@ fn first_position() -> PositionRecord {
         v: VERSION,
         epoch: 1,
         commit_lsn: Lsn::ZERO,
+        commit_ms: None,
         index: None,
         part: None,
         resume_lsn: START,

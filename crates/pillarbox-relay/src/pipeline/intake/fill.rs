@@ -41,6 +41,8 @@ pub(super) struct Open {
     published: bool,
     /// The last ordinal taken.
     last_index: u32,
+    /// When it committed.
+    commit_ms: Option<i64>,
 }
 
 /// What happens to events once they are read: everything behind the outbox stage.
@@ -161,7 +163,8 @@ impl Fill {
         let resumed = self.resumed.filter(|(inside, _)| Some(*inside) == commit_lsn);
         // A transaction that is resumed inside needs a closing checkpoint even if nothing follows.
         let parts = resumed.map_or(0, |(_, parts)| parts);
-        self.open = Some(Open { parts, published: resumed.is_some(), ..Open::default() });
+        let commit_ms = transaction.map(|transaction| transaction.commit_time.to_unix_millis());
+        self.open = Some(Open { parts, published: resumed.is_some(), commit_ms, ..Open::default() });
     }
 
     pub(super) fn commit(&mut self, committed: Committed, now: Now) {
@@ -169,6 +172,7 @@ impl Fill {
         self.ledger.keepalive(committed.end_lsn, false);
         if open.published {
             self.end.commit_lsn = committed.commit_lsn;
+            self.end.commit_ms = open.commit_ms;
             self.end.published_end_lsn = committed.end_lsn;
             self.end.index = None;
             self.end.part = None;
@@ -279,11 +283,12 @@ impl Fill {
         let open = self.open.as_mut().expect("only an open transaction is split");
         let end = SetEnd {
             commit_lsn: self.end.last.expect("a split part has events").commit_lsn,
+            commit_ms: open.commit_ms,
             index: Some(open.last_index),
             part: Some(open.parts + 1),
             ..self.end.clone()
         };
-        *open = Open { parts: open.parts + 1, published: true, ..Open::default() };
+        *open = Open { parts: open.parts + 1, published: true, commit_ms: open.commit_ms, ..Open::default() };
         self.seal(end, now);
         Taken::Again
     }

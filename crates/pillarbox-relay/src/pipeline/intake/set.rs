@@ -11,6 +11,8 @@ use crate::position::checkpoint::{Delta, PositionRecord};
 pub struct SetEnd {
     /// Commit LSN of the last transaction with events.
     pub commit_lsn: Lsn,
+    /// When it committed, by the server's clock, milliseconds since 1970.
+    pub commit_ms: Option<i64>,
     /// The last published ordinal, inside a split transaction.
     pub index: Option<u32>,
     /// The part's number, inside a split transaction.
@@ -38,6 +40,7 @@ impl SetEnd {
         assert!(self.resume_lsn >= before.resume_lsn, "I2: a checkpoint never goes back");
         PositionRecord {
             commit_lsn: self.commit_lsn,
+            commit_ms: self.commit_ms,
             index: self.index,
             part: self.part,
             resume_lsn: self.resume_lsn,
@@ -54,6 +57,7 @@ impl From<&PositionRecord> for SetEnd {
     fn from(position: &PositionRecord) -> Self {
         Self {
             commit_lsn: position.commit_lsn,
+            commit_ms: position.commit_ms,
             index: position.index,
             part: position.part,
             resume_lsn: position.resume_lsn,

@@ -15,6 +15,7 @@ use crate::config::{Compression, Config, Kafka, Outbox, Postgres, TableName, Top
 use crate::decode::tests::{begin, commit, delete, insert, message, relation, update};
 use crate::error::Code;
 use crate::position::checkpoint::{PositionRecord, Table, VERSION};
+use crate::position::recognition::Recognition;
 use crate::route::{Topic, TopicLimits};
 
 const T0: Now = Now { monotonic: Duration::from_secs(100), unix_ms: 1_700_000_000_000 };
@@ -59,6 +60,7 @@ fn first() -> Table {
         v: VERSION,
         epoch: 1,
         commit_lsn: Lsn::ZERO,
+        commit_ms: None,
         index: None,
         part: None,
         resume_lsn: Lsn(10),
@@ -247,7 +249,7 @@ fn transactions_without_events_move_the_idle_position_only() {
     feed(&mut intake, &[begin(100), message(true, "other", b"x"), commit(100, 108)]);
     intake.pace(T0);
     assert!(intake.take_sealed().is_empty(), "nothing is due yet");
-    intake.keepalive(Lsn(200), true);
+    intake.keepalive(Lsn(200), true).expect("nothing is looked for");
     intake.pace(T0);
     let set = intake.take_sealed().remove(0);
     assert_eq!((set.events, set.end.resume_lsn), (0, Lsn(200)));
@@ -260,7 +262,7 @@ fn a_keepalive_confirms_nothing_while_a_set_is_in_flight() {
     feed(&mut intake, &[outbox(), begin(100), row("a", None), commit(100, 108)]);
     intake.pace(T0);
     let set = intake.take_sealed().remove(0);
-    intake.keepalive(Lsn(500), true);
+    intake.keepalive(Lsn(500), true).expect("nothing is looked for");
     intake.pace(later(60_000));
     assert!(intake.take_sealed().is_empty());
     give_back(&mut intake, set);
@@ -387,4 +389,27 @@ fn a_rows_own_time_is_the_records() {
     let first: [u8; 8] = set.batches[0].bytes[27..35].try_into().unwrap();
     assert_eq!(i64::from_be_bytes(first), 1_580_608_922_002);
     assert_eq!(set.end.last_commit_ms, Some(SENT.to_unix_millis()), "the commit is what lags");
+}
+
+#[test]
+fn a_stream_of_another_history_gives_nothing() {
+    let mut known = intake(&first(), Transaction::default());
+    feed(&mut known, &[outbox(), begin(100), row("a", None), commit(100, 108)]);
+    known.pace(T0);
+    let end = known.take_sealed().remove(0).end;
+    let position = end.position(first().position.as_ref().unwrap(), 0);
+    let table = Table { position: Some(position.clone()), ..first() };
+    let resumed = || {
+        let mut intake = intake(&table, Transaction::default());
+        intake.recognise(Recognition::of(&position, Lsn(50), ""));
+        intake
+    };
+    let mut same = resumed();
+    feed(&mut same, &[outbox(), begin(100), row("a", None), commit(100, 108)]);
+    assert!(same.keepalive(Lsn(300), false).is_ok());
+    assert_eq!((resumed().confirmed(), same.confirmed()), (Lsn::ZERO, Lsn(108)));
+    let mut other = resumed();
+    let fault = other.take(&begin(101), SENT, T0).expect_err("not the one that was published");
+    assert_eq!(fault.code, Code::LineageDiffers);
+    assert_eq!(resumed().keepalive(Lsn(101), false).map_err(|fault| fault.code), Err(Code::LineageDiffers));
 }

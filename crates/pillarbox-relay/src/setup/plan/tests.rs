@@ -98,6 +98,7 @@ fn checkpoint(resume: u64, system: u64) -> CheckpointFacts {
         v: crate::position::checkpoint::VERSION,
         epoch: 1,
         commit_lsn: Lsn::ZERO,
+        commit_ms: None,
         index: None,
         part: None,
         resume_lsn: Lsn(resume),
