@@ -24,6 +24,7 @@ pub mod producer;
 pub mod reader;
 pub mod sasl;
 
+mod guard;
 mod protocol;
 
 pub use cluster::{Cluster, ClusterConfig};
