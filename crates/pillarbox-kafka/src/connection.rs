@@ -344,7 +344,8 @@ impl Head<'_> {
     }
 }
 
-fn decode_answer<Q: Call>(mut frame: Bytes, version: i16) -> Option<Q::Answer> {
+/// Decodes an answer frame, header and body.
+pub(crate) fn decode_answer<Q: Call>(mut frame: Bytes, version: i16) -> Option<Q::Answer> {
     let header_version = Q::Answer::header_version(version);
     ResponseHeader::decode(&mut frame, header_version).ok()?;
     // The header of ApiVersions is never flexible, so that anybody can read it; its body is.

@@ -19,6 +19,8 @@ pub mod admin;
 pub mod cluster;
 pub mod connection;
 pub mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod markers;
 pub mod producer;
 pub mod reader;
