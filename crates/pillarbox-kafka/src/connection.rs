@@ -23,6 +23,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::cluster::ClusterConfig;
 use crate::error::Error;
+use crate::guard::{Form, Guarded};
 use crate::protocol::Call;
 use crate::sasl::Credentials;
 use driver::{Session, drive};
@@ -343,7 +344,12 @@ impl Head<'_> {
     }
 }
 
-fn decode_answer<Q: Call>(mut frame: Bytes, version: i16) -> Option<Q::Answer> {
-    ResponseHeader::decode(&mut frame, Q::Answer::header_version(version)).ok()?;
-    Q::Answer::decode(&mut frame, version).ok()
+/// Decodes an answer frame, header and body.
+pub(crate) fn decode_answer<Q: Call>(mut frame: Bytes, version: i16) -> Option<Q::Answer> {
+    let header_version = Q::Answer::header_version(version);
+    ResponseHeader::decode(&mut frame, header_version).ok()?;
+    // The header of ApiVersions is never flexible, so that anybody can read it; its body is.
+    let flexible = header_version >= 1 || Q::API == ApiKey::ApiVersions && version >= 3;
+    let form = if flexible { Form::Flexible } else { Form::Older };
+    Q::Answer::decode(&mut Guarded::new(frame, form), version).ok()
 }

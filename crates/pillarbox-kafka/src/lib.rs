@@ -19,11 +19,14 @@ pub mod admin;
 pub mod cluster;
 pub mod connection;
 pub mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod markers;
 pub mod producer;
 pub mod reader;
 pub mod sasl;
 
+mod guard;
 mod protocol;
 
 pub use cluster::{Cluster, ClusterConfig};

@@ -37,6 +37,7 @@ use kafka_protocol::messages::{
     ApiKey, DescribeProducersRequest, DescribeTransactionsRequest, ProducerId, TransactionalId,
     WriteTxnMarkersRequest,
 };
+use pillarbox_failpoint::{Step, hit};
 
 use crate::admin::{leader_of, text, topic_name};
 use crate::cluster::Cluster;
@@ -109,6 +110,7 @@ pub async fn restore(cluster: &Cluster, ids: &[String], topics: &[(String, u32)]
     }
     for (open, ending, producer) in lost {
         if write(cluster, &open, ending, &producer).await? {
+            hit(Step::MarkerWritten);
             report.written.push((open, ending));
         }
     }

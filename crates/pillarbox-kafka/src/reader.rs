@@ -23,7 +23,7 @@ use crate::connection::Connection;
 use crate::error::{Error, ErrorCode};
 
 mod batch;
-mod visible;
+pub(crate) mod visible;
 
 /// Fetch version from which topics are named by id.
 const FETCH_BY_ID: i16 = 13;

@@ -41,12 +41,19 @@ async fn error_of(address: &str) -> (Error, Duration) {
 
 #[tokio::test]
 async fn foreign_servers_are_named() {
-    let cases: [(&str, Server); 5] = [
+    // Correlation, code, two thousand million versions.
+    let bomb = b"\0\0\0\x10\xff\xff\xff\xff\0\0\x7f\xff\xff\xff\0\0\0\0\0\0";
+    let older = b"\0\0\0\x10\xff\xff\xff\xff\0\x23\x7f\xff\xff\xff\0\0\0\0\0\0";
+    let flexible = b"\0\0\0\x10\xff\xff\xff\xff\0\0\xff\xff\xff\xff\x0f\0\0\0\0\0";
+    let cases: [(&str, Server); 8] = [
         ("a TLS alert", Server::Says(&[0x15, 3, 3, 0, 2, 2, 0x46])),
         ("HTTP", Server::Says(b"HTTP/1.1 400 Bad Request\r\n\r\n")),
         ("a negative length", Server::Says(&[0xff; 16])),
         ("a short answer", Server::Says(&[0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff])),
         ("hangs up", Server::HangsUp),
+        ("a length bomb", Server::Says(bomb)),
+        ("a length bomb in the oldest version", Server::Says(older)),
+        ("a length bomb in the newest version", Server::Says(flexible)),
     ];
     for (name, server) in cases {
         let broker = serve(server).await;

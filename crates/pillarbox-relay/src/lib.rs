@@ -34,6 +34,8 @@ pub mod pipeline;
 
 pub mod check;
 pub mod dead_letters;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod housekeeping;
 pub mod lineage;
 mod orders;

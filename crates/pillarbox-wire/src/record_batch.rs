@@ -11,6 +11,7 @@
 //! Layout: <https://kafka.apache.org/documentation/#recordbatch>.
 
 mod compression;
+mod decompression;
 
 use std::fmt;
 

@@ -52,10 +52,7 @@ fn faults(kills: u64, dice: &mut Dice) -> Vec<Fault> {
     for _ in 0..of_each {
         faults.extend([Fault::CrashPostgres, Fault::KillBroker]);
     }
-    for last in (1..faults.len()).rev() {
-        let other = dice.below(last as u64 + 1);
-        faults.swap(last, usize::try_from(other).expect("below the length"));
-    }
+    dice.shuffle(&mut faults);
     faults
 }
 

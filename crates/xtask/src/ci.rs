@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use crate::{tidy, tree};
+use crate::{crash, tidy, tree};
 
 /// Options of `ci`.
 #[derive(Debug, clap::Args)]
@@ -61,6 +61,10 @@ impl Step {
 
     fn run(self) -> anyhow::Result<()> {
         let Some(arguments) = self.arguments() else { return tidy::run() };
+        if self == Step::Test {
+            // Tests are built with all features; what users build is not.
+            crash::default_build_has_none()?;
+        }
         let mut cargo = tree::cargo();
         cargo.args(arguments);
         if self == Step::Docs {

@@ -1,9 +1,10 @@
-//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | mutations | bench`.
+//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | mutations | crash | bench`.
 //!
 //! Must never be needed to build or use the product, and must never change a file of the tree (except results of
 //! `bench`).
 
 mod ci;
+mod crash;
 mod mutations;
 mod start_bench;
 mod tidy;
@@ -29,6 +30,8 @@ enum Command {
     Tidy,
     /// Break one rule of the relay after the other, and see the tests named for it fail
     Mutations(mutations::Options),
+    /// End the relay at every step of its life, on real servers, and look for a lost or doubled event
+    Crash(crash::Options),
     /// Measure the release binary against real servers
     Bench(start_bench::Arguments),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Ci(options) => ci::run(&options),
         Command::Tidy => tidy::run(),
         Command::Mutations(options) => mutations::run(&options),
+        Command::Crash(options) => crash::run(&options),
         Command::Bench(arguments) => start_bench::run(&arguments),
     };
     match result {

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use kafka_protocol::messages::ApiKey;
+use pillarbox_failpoint::{Step, hit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -114,9 +116,21 @@ impl Lane<'_> {
                 }
             };
             let Some(outgoing) = outgoing else { return Ok(()) };
+            let api = outgoing.pending.api;
             self.shared.pending().push_back(outgoing.pending);
             write_all(self.writer, &outgoing.parts).await?;
+            note_sent(api);
         }
+    }
+}
+
+/// Requests after which the broker's log and ours may differ.
+fn note_sent(api: ApiKey) {
+    match api {
+        ApiKey::InitProducerId => hit(Step::InitSent),
+        ApiKey::Produce => hit(Step::ProduceSent),
+        ApiKey::EndTxn => hit(Step::EndTxnSent),
+        _ => {}
     }
 }
 

@@ -13,6 +13,7 @@ use kafka_protocol::messages::{
     AddPartitionsToTxnRequest, ApiKey, EndTxnRequest, InitProducerIdRequest, ProducerId, TransactionalId,
 };
 use kafka_protocol::protocol::StrBytes;
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_wire::record_batch::ProducerIdentity;
 
 use crate::admin::{millis, topic_name};
@@ -103,6 +104,7 @@ impl Wire {
         {
             return Input::Produced { result: Err(Verdict::of_error(&error)), reached: Reached::Unsure };
         }
+        hit(Step::ProduceReady);
         let tally = produce::stages(&self, &self.ids[job.id.0], &parts).await;
         let (result, reached) = tally.result(parts.len());
         Input::Produced { result, reached }
@@ -226,8 +228,10 @@ impl Wire {
         };
         let versions = if self.protocol == Protocol::Kip890 { END_KIP890 } else { END_OLDER };
         let version = connection.version_within::<EndTxnRequest>(versions)?;
+        hit(Step::EndTxnReady);
         let answer = connection.call_in(request, version, self.limits.request).await?;
         ErrorCode(answer.error_code).check(ApiKey::EndTxn, || self.ids[id.0].clone())?;
+        hit(Step::EndTxnAnswered);
         if self.protocol == Protocol::Older {
             return Ok(identity);
         }

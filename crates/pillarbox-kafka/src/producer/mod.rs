@@ -26,6 +26,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_wire::record_batch::ProducerIdentity;
 use uuid::Uuid;
 
@@ -334,7 +335,10 @@ async fn first_identity(wire: &Wire, id: IdSlot) -> Result<ProducerIdentity, Err
     let mut attempt = 0;
     loop {
         let error = match wire.ask_identity(id, None, attempt > 0).await {
-            Ok(identity) => return Ok(identity),
+            Ok(identity) => {
+                hit(Step::InitAnswered);
+                return Ok(identity);
+            }
             Err(error) => error,
         };
         if !error.is_retriable() || error.is_unreachable() || started.elapsed() >= INIT_LIMIT {

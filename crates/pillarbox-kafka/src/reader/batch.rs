@@ -1,12 +1,12 @@
 //! Decoder of record batches, version 2 (<https://kafka.apache.org/documentation/#recordbatch>).
 //!
 //! The codec's own decoder drops the last offset delta (without which a compacted batch cannot be passed) and
-//! repeated header names, hence this one; decompression is the codec's. Every length is checked before it is used,
-//! and nothing is allocated by an announced count.
+//! repeated header names, hence this one. Every length is checked before it is used, and nothing is allocated by an
+//! announced count.
 
 use bytes::{Buf, Bytes};
-use kafka_protocol::compression::{Decompressor, Gzip, Lz4, Snappy, Zstd};
 use kafka_protocol::protocol::StrBytes;
+use pillarbox_wire::record_batch::Compression;
 
 use super::Record;
 use super::visible::Corrupt;
@@ -20,6 +20,12 @@ const HEADER_BYTES: usize = 61;
 /// Where the CRC stands, and where the bytes it covers begin.
 const CRC_AT: usize = 17;
 const CRC_FROM: usize = 21;
+
+/// Records of a batch at most, decompressed: beyond the largest batch that a broker takes by default a hundred times.
+const PLAIN_BYTES_MAX: usize = 128 << 20;
+
+/// Headers that a record has room for at once; more are read all the same.
+const HEADERS_EXPECTED: usize = 16;
 
 /// One batch with its records still encoded.
 pub(crate) struct Batch {
@@ -82,7 +88,7 @@ impl Batch {
         let count = head.get_i32();
         Ok(Self {
             base_offset,
-            last_offset: base_offset.checked_add(i64::from(last_delta)).ok_or("offset overflows")?,
+            last_offset: last_offset(base_offset, last_delta).ok_or("offset overflows")?,
             producer_id,
             transactional: attributes & (1 << 4) != 0,
             control: attributes & (1 << 5) != 0,
@@ -122,14 +128,9 @@ impl Batch {
     }
 
     fn decompressed(&self) -> Option<Bytes> {
-        let mut bytes = self.records.clone();
-        match self.compression {
-            0 => Some(bytes),
-            1 => Gzip::decompress(&mut bytes, |plain| Ok(plain.copy_to_bytes(plain.remaining()))).ok(),
-            2 => Snappy::decompress(&mut bytes, |plain| Ok(plain.copy_to_bytes(plain.remaining()))).ok(),
-            3 => Lz4::decompress(&mut bytes, |plain| Ok(plain.copy_to_bytes(plain.remaining()))).ok(),
-            4 => Zstd::decompress(&mut bytes, |plain| Ok(plain.copy_to_bytes(plain.remaining()))).ok(),
-            _ => None,
+        match Compression::ALL.get(usize::from(self.compression))? {
+            Compression::None => Some(self.records.clone()),
+            codec => codec.decompress(&self.records, PLAIN_BYTES_MAX).map(Bytes::from),
         }
     }
 
@@ -142,12 +143,17 @@ impl Batch {
         let key = nullable(&mut body)?;
         let value = nullable(&mut body)?;
         let count = usize::try_from(varint(&mut body)?).ok()?;
-        let mut headers = Vec::with_capacity(count.min(body.len()));
+        let mut headers = Vec::with_capacity(count.min(HEADERS_EXPECTED));
         for _ in 0..count {
             headers.push((text(nullable(&mut body)??), nullable(&mut body)?));
         }
         Some(Record { offset, timestamp_ms: self.append_time.unwrap_or(timestamp), key, value, headers })
     }
+}
+
+/// The offset behind it exists, too.
+fn last_offset(base: i64, delta: i32) -> Option<i64> {
+    base.checked_add(i64::from(delta)).filter(|last| (0..i64::MAX).contains(last))
 }
 
 /// Header names are UTF-8 by definition; what is not is shown as far as it is.
@@ -279,6 +285,14 @@ pub(crate) mod tests {
         let mut bytes = BytesMut::from(&data(0, 1, 1, false)[..]);
         *bytes.last_mut().unwrap() ^= 1;
         assert_eq!(Batch::split_from(&mut bytes.freeze()).err(), Some((0, "checksum differs")));
+    }
+
+    #[test]
+    fn an_offset_that_nothing_can_follow_is_an_error() {
+        for base in [i64::MAX, i64::MAX - 1, -3] {
+            let mut bytes = batch(base, 1, 1, 0, &[record(0, b"k", &[])]);
+            assert_eq!(Batch::split_from(&mut bytes).err(), Some((base, "offset overflows")));
+        }
     }
 
     #[test]

@@ -201,6 +201,20 @@ fn a_transaction_under_two_commit_lsns_is_found() {
 }
 
 #[test]
+fn a_transaction_goes_on_in_a_new_epoch_after_a_failover() {
+    let fail_over = |records: &mut Vec<Observed>| {
+        // The last transaction has five events.
+        let inside = records.len() - 3;
+        for record in &mut records[inside..] {
+            let text = record.pb_pos.clone().expect("a position");
+            let pb = PbPos::parse(&text).expect("valid");
+            record.pb_pos = pb_pos(Position { epoch: Epoch(2), ..pb.position }, pb.sequence.0);
+        }
+    };
+    assert_eq!(found(fail_over), []);
+}
+
+#[test]
 fn wrong_content_is_found() {
     type Plant = fn(&mut Observed);
     let cases: [(Finding, Plant); 4] = [

@@ -21,6 +21,7 @@
 
 use std::time::{Duration, Instant};
 
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_wire::lsn::{Lsn, TimelineId};
 
 use super::messages::{Command, Event, Inbox};
@@ -75,12 +76,17 @@ pub(crate) fn acquire(
 ) -> Result<Acquired, NotAcquired> {
     loop {
         let mut connection = connect(config)?;
+        hit(Step::Connected);
         let slot = wait_until_free(config, &mut connection, inbox, &mut tell)?;
         let facts = facts(config, &mut connection, &slot)?;
+        hit(Step::SlotFree);
         drop(connection);
         let postgres = &config.postgres;
         match unspoiled(config, &facts)?.start_replication(&postgres.slot, &postgres.publication) {
-            Ok(stream) => return Ok(Acquired { stream, facts }),
+            Ok(stream) => {
+                hit(Step::SlotOwned);
+                return Ok(Acquired { stream, facts });
+            }
             Err(SourceError::Server(error)) if error.sqlstate == "55006" => tell(Event::SlotBusy),
             Err(error) => return Err(fault(config, &error, "cannot stream from").into()),
         }
@@ -129,6 +135,7 @@ fn wait_until_free(
             Some((known, since)) if *known == now => {
                 if now.shows_replies() && since.elapsed() >= STALE_LEADER {
                     end_leader(config, connection, &now)?;
+                    hit(Step::LeaderEnded);
                     leader = None;
                 }
             }
@@ -139,6 +146,7 @@ fn wait_until_free(
                 leader = Some((now, Instant::now()));
             }
         }
+        hit(Step::StandingBy);
         inbox.wake.wait(STANDBY_INTERVAL);
     }
 }

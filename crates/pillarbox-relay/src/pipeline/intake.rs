@@ -29,6 +29,7 @@ mod tests;
 
 use std::time::Duration;
 
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::Epoch;
 
@@ -181,6 +182,7 @@ impl Intake {
             Change::Nothing => return Ok(Taken::Done),
         };
         if taken == Taken::Done {
+            hit(Step::Decoded);
             self.decoder.advance().map_err(decode_fault)?;
         }
         Ok(taken)

@@ -20,6 +20,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::Epoch;
 use tokio::sync::mpsc;
@@ -251,6 +252,7 @@ impl Streaming {
             let due = self.settle();
             if self.drained() {
                 self.send_status()?;
+                hit(Step::Drained);
                 return Ok(ReaderEnd::Drained);
             }
             if took == Took::Some {
@@ -419,7 +421,10 @@ impl Streaming {
                     let now = self.now();
                     self.intake.lineage(nonce, now);
                 }
-                Command::Drain => self.mode = Mode::Draining { read_until: Instant::now() + DRAIN_READ_MAX },
+                Command::Drain => {
+                    hit(Step::DrainBegun);
+                    self.mode = Mode::Draining { read_until: Instant::now() + DRAIN_READ_MAX };
+                }
                 Command::Release => return Ok(Attention::Released),
                 Command::Pause(_) | Command::Stream(_) => {}
             }
@@ -441,6 +446,7 @@ impl Streaming {
         self.intake.committed(set, now);
         // Only now: whoever is told that the pipeline is paused relies on a restart to keep it so.
         if std::mem::replace(&mut self.paused_told, paused) != paused {
+            hit(Step::PauseCommitted);
             tell(&self.events, Event::Paused(paused));
         }
     }
@@ -480,6 +486,7 @@ impl Streaming {
 
     fn hand_over(&mut self) {
         for set in self.intake.take_sealed() {
+            hit(Step::SetHandedOver);
             // A sink that is gone has told the supervisor, which will release us.
             let _ = self.sets.try_send(set);
         }
@@ -500,7 +507,14 @@ impl Streaming {
     fn send_status(&mut self) -> Result<(), Fault> {
         let confirmed = self.intake.confirmed();
         assert!(confirmed >= self.confirmed, "I2: the confirmed position never goes back");
+        let moved = confirmed > self.confirmed;
+        if moved {
+            hit(Step::ConfirmReady);
+        }
         self.link.send_status(confirmed, false).map_err(|error| stream_fault(&self.config, &error))?;
+        if moved {
+            hit(Step::Confirmed);
+        }
         self.confirmed = confirmed;
         self.status_at = Instant::now();
         self.asked = false;

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_wire::lsn::Lsn;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -321,7 +322,10 @@ impl Supervisor {
                     self.duty.send_replace(Duty::of(state));
                 }
                 Action::Log(fault) => log(&fault),
-                Action::End(fault) => self.ended = Some(ended(fault)),
+                Action::End(fault) => {
+                    hit(Step::Ended);
+                    self.ended = Some(ended(fault));
+                }
             }
         }
     }
@@ -453,7 +457,10 @@ pub(super) async fn advance_lineage(mut lineage: Lineage, config: Arc<Config>, e
     loop {
         tick.tick().await;
         match lineage.advance(config.pipeline.as_str()).await {
-            Ok(nonce) => drop(events.send(Event::Lineage(nonce.to_string())).await),
+            Ok(nonce) => {
+                hit(Step::LineageAdvanced);
+                let _ = events.send(Event::Lineage(nonce.to_string())).await;
+            }
             Err(fault) if matches!(fault.code, Code::PgUnreachable | Code::PgProtocol) => {
                 let _ = events.send(Event::SqlLost(fault)).await;
                 return;

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_kafka::producer::{Committed, Lost, LostReason, Outcome, Producer, Transaction};
 use tokio::sync::mpsc;
 
@@ -109,7 +110,9 @@ impl Sink {
     fn committed(&mut self, committed: Committed<Tag>) {
         let Committed { transaction, last_base_offset, produce_wait, end_txn_wait } = committed;
         let Transaction { data, tag, .. } = transaction;
+        hit(Step::CommitKnown);
         if tag.whole {
+            hit(Step::TableRewritten);
             self.recorder.rewritten(last_base_offset);
         }
         self.board.committed(Commit {

@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_kafka::Cluster;
 use pillarbox_kafka::producer::{Outcome, Producer, ProducerConfig, TopicRef, Transaction};
 use tokio::sync::mpsc;
@@ -52,6 +53,7 @@ pub(crate) async fn run(context: Context) -> Option<Fault> {
     };
     let ended = match recovered {
         Ok(Recovered { producer, recorder, plan }) => {
+            hit(Step::Recovered);
             reader.send(Command::Stream(Box::new(plan)));
             let _ = events.send(Event::Recovered).await;
             Sink { producer, recorder, sets, reader, board }.run().await
@@ -69,6 +71,7 @@ struct Recovered {
 
 async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Fault> {
     let cluster = connect(config).await?;
+    hit(Step::KafkaConnected);
     if cluster.transaction_version() < 2 {
         tracing::warn!(
             code = %Code::KafkaTransactionVersion,
@@ -81,10 +84,13 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
     if let Some(position) = before.as_ref().and_then(|table| table.position.as_ref()) {
         judge_unfenced(facts, position)?;
     }
+    hit(Step::CheckpointRead);
     markers::complete(&cluster, config, before).await?;
+    hit(Step::MarkersComplete);
     let mut producer = fence(&cluster, config).await?;
     let mut table = present(read(&cluster, config, End::HighWatermark).await?, config)?;
     let now = judge(facts, position(&table))?;
+    hit(Step::CheckpointReadAgain);
     let recognition = Recognition::of(position(&table), facts.confirmed_flush_lsn, &config.generation());
     generation(config, position(&table))?;
     let topics = topics::recorded(&cluster, &table).await?;
@@ -100,6 +106,7 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
             "the database has a new timeline, starting a new epoch"
         );
         commit_alone(&mut producer, &mut recorder, &SetEnd::from(&position)).await?;
+        hit(Step::EpochCommitted);
     }
     tracing::info!(
         epoch = position.epoch,

@@ -9,6 +9,7 @@
 //! | recorded, more partitions | go on with the pinned count and warn |
 //! | recorded, fewer partitions | halt: that cannot be the same topic |
 
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_kafka::Cluster;
 use pillarbox_kafka::admin::{self, TopicDescription, TopicSpec};
 
@@ -126,6 +127,7 @@ async fn create(cluster: &Cluster, spec: TopicSpec) -> Result<TopicDescription, 
         }
     };
     admin::create_topic(cluster, &spec).await.map_err(|error| failed(&error))?;
+    hit(Step::TopicCreated);
     tracing::info!(topic = name, "created a topic");
     describe(cluster, name).await?.ok_or_else(|| {
         Fault::new(Code::KafkaProtocol, format!("topic {name} was created, but Kafka does not show it yet"))

@@ -46,11 +46,14 @@ impl Channel {
         })
     }
 
-    /// The next message, whole.
+    /// The next message, whole. A server that talks without end does not put the deadline off.
     pub(super) fn receive(&mut self, deadline: Instant) -> Result<Answer<'_>, SourceError> {
         let message = loop {
             if let Some(message) = self.frames.buffer().take()? {
                 break message;
+            }
+            if Instant::now() >= deadline {
+                return Err(SourceError::TimedOut);
             }
             self.fill(deadline)?;
         };

@@ -49,6 +49,17 @@ impl Frames {
         Self { buffer: Buffer::new() }
     }
 
+    /// A stream that was received as it is, without a server.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let mut frames = Self::new();
+        let room = frames.buffer.room();
+        let count = bytes.len().min(room.len());
+        room[..count].copy_from_slice(&bytes[..count]);
+        frames.buffer.received(count);
+        frames
+    }
+
     /// The next whole frame; `None` when more must be read first.
     ///
     /// # Errors

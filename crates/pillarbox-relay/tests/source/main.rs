@@ -3,6 +3,7 @@
 //! Every case waits for events of the server, never for time to pass.
 
 mod catalog;
+mod hostile;
 mod refusals;
 mod secured;
 mod site;

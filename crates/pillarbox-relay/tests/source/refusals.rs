@@ -49,7 +49,7 @@ fn no_free_walsender_is_a_limit() {
 }
 
 /// Settings that lead to `listener`.
-fn settings(listener: &TcpListener) -> config::Postgres {
+pub(crate) fn settings(listener: &TcpListener) -> config::Postgres {
     config::Postgres {
         host: "127.0.0.1".into(),
         port: listener.local_addr().expect("a port").port(),

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Magic number, version 1, readable by version 1.
-const SNAPPY_HEADER: &[u8; 16] = b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01";
+pub(super) const SNAPPY_HEADER: &[u8; 16] = b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01";
 
 /// Plain bytes in a snappy block: what `snappy-java` uses, and so what readers have room for.
 const SNAPPY_BLOCK_BYTES: usize = 32 << 10;

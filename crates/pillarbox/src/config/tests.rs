@@ -370,3 +370,20 @@ fn housekeeping_has_defaults_and_each_mode_its_own_options() {
         assert!(text.contains(said), "{section}: {text}");
     }
 }
+
+/// What fuzzing has kept, `fuzz/corpus/config`: each file is a configuration or has problems that can be told.
+#[test]
+fn nothing_in_the_corpus_panics() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/config");
+    let (mut files, mut sound) = (0, 0);
+    for entry in std::fs::read_dir(&folder).expect("a corpus") {
+        let bytes = std::fs::read(entry.expect("a file").path()).expect("bytes");
+        let Ok(text) = String::from_utf8(bytes) else { continue };
+        files += 1;
+        match with_env(&text, &[]) {
+            Ok(_) => sound += 1,
+            Err(problems) => assert!(!problems_for_test(&problems).is_empty()),
+        }
+    }
+    assert!(files > 5 && sound > 0, "{files} files, {sound} of them sound");
+}

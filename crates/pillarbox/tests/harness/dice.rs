@@ -17,6 +17,11 @@ impl Dice {
         Self { seed, state: seed }
     }
 
+    /// Dice of their own for another thread, from the same seed.
+    pub(crate) fn split(&mut self) -> Self {
+        Self { seed: self.seed, state: self.below(u64::MAX) }
+    }
+
     /// What everything was drawn from.
     pub(crate) fn seed(&self) -> u64 {
         self.seed
@@ -34,6 +39,14 @@ impl Dice {
     /// An index of something that holds so many.
     pub(crate) fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).expect("below a length")
+    }
+
+    /// Puts things in random order.
+    pub(crate) fn shuffle<T>(&mut self, things: &mut [T]) {
+        for last in (1..things.len()).rev() {
+            let other = self.below(last as u64 + 1);
+            things.swap(last, usize::try_from(other).expect("below the length"));
+        }
     }
 
     /// A time between two bounds, in whole milliseconds.

@@ -39,13 +39,18 @@ type Env = Vec<(&'static str, &'static str)>;
 impl Relay {
     /// Starts it; `log` is appended to. Does not wait for anything.
     pub(super) fn start(file: PathBuf, port: u16, env: Env, log: PathBuf) -> Self {
-        Self { process: launch(&file, &env, &log), file, port, env, log }
+        Self { process: launch(&file, &env, &[], &log), file, port, env, log }
     }
 
     /// Starts it again after its end, as a supervisor would.
     pub(crate) fn start_again(&mut self) {
+        self.start_again_with(&[]);
+    }
+
+    /// The same with more variables, for this start alone.
+    pub(crate) fn start_again_with(&mut self, more: &[(&'static str, String)]) {
         assert!(!self.process.is_running(), "the relay runs");
-        self.process = launch(&self.file, &self.env, &self.log);
+        self.process = launch(&self.file, &self.env, more, &self.log);
     }
 
     /// Its process id.
@@ -114,6 +119,11 @@ impl Relay {
         self.process.kill().expect("the relay dies");
     }
 
+    /// Sends a signal.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal).expect("the relay takes the signal");
+    }
+
     /// Sends SIGTERM, and waits for its end.
     pub(crate) fn terminate(&mut self, limit: Duration) -> ExitStatus {
         self.process.signal(Signal::TERM).expect("the relay takes the signal");
@@ -149,6 +159,18 @@ impl Relay {
         log.lines().filter(|line| line.contains(text)).count()
     }
 
+    /// The bytes in its log, all starts.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        fs::metadata(&self.log).map_or(0, |log| log.len())
+    }
+
+    /// Its log from a byte on.
+    pub(crate) fn log_from(&self, byte: u64) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        let from = usize::try_from(byte).expect("a log that was read").min(log.len());
+        String::from_utf8_lossy(&log[from..]).into_owned()
+    }
+
     /// The end of its log.
     pub(crate) fn log_tail(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
@@ -165,9 +187,9 @@ impl Drop for Relay {
     }
 }
 
-fn launch(file: &Path, env: &Env, log: &Path) -> ServerProcess {
+fn launch(file: &Path, env: &Env, more: &[(&'static str, String)], log: &Path) -> ServerProcess {
     let mut command = Command::new(BINARY);
-    command.arg("run").arg("-c").arg(file).envs(env.iter().copied());
+    command.arg("run").arg("-c").arg(file).envs(env.iter().copied()).envs(more.iter().cloned());
     let launch = Launch { name: "pillarbox run".into(), command, log: log.to_owned(), account: None };
     ServerProcess::start(launch).expect("the relay starts")
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! source <- decode <- outbox <- route <- batch <- sink <- pipeline      position, error, config: for everybody
 //! wire, tls <- kafka <- relay <- pillarbox   wire <- consumer   lab: for pillarbox, for the bench and for tests
+//! failpoint: for kafka, relay and pillarbox
 //! ```
 //! Must never allow an edge backwards: the one way back is a value.
 
@@ -48,11 +49,16 @@ const OUTSIDE: [&str; 8] = [
 ];
 
 /// What each crate may depend on besides what the registry offers, and what it must not take from there.
-const CRATES: [(&str, &[&str], &[&str]); 7] = [
+const CRATES: [(&str, &[&str], &[&str]); 8] = [
+    ("pillarbox-failpoint", &[], &["tokio", "anyhow", "rdkafka"]),
     ("pillarbox-wire", &[], &["tokio", "anyhow", "rdkafka"]),
     ("pillarbox-tls", &[], &["tokio", "anyhow", "rdkafka"]),
-    ("pillarbox-kafka", &["pillarbox-wire", "pillarbox-tls"], &["anyhow", "rdkafka"]),
-    ("pillarbox-relay", &["pillarbox-wire", "pillarbox-tls", "pillarbox-kafka"], &["anyhow", "rdkafka"]),
+    ("pillarbox-kafka", &["pillarbox-wire", "pillarbox-failpoint", "pillarbox-tls"], &["anyhow", "rdkafka"]),
+    (
+        "pillarbox-relay",
+        &["pillarbox-wire", "pillarbox-failpoint", "pillarbox-tls", "pillarbox-kafka"],
+        &["anyhow", "rdkafka"],
+    ),
     // Part of other people's services: nothing that they do not have anyway.
     (
         "pillarbox-consumer",
@@ -60,7 +66,11 @@ const CRATES: [(&str, &[&str], &[&str]); 7] = [
         &["anyhow", "thiserror", "serde", "tokio", "tokio-postgres", "sqlx", "rdkafka"],
     ),
     ("pillarbox-lab", &["pillarbox-wire"], &["anyhow"]),
-    ("pillarbox", &["pillarbox-wire", "pillarbox-kafka", "pillarbox-relay", "pillarbox-lab"], &["rdkafka"]),
+    (
+        "pillarbox",
+        &["pillarbox-wire", "pillarbox-failpoint", "pillarbox-kafka", "pillarbox-relay", "pillarbox-lab"],
+        &["rdkafka"],
+    ),
 ];
 
 pub(super) fn check(source: &Source) -> Vec<Finding> {

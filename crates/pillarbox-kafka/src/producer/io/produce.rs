@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use kafka_protocol::messages::{ApiKey, ProduceRequest, ProduceResponse};
 use kafka_protocol::protocol::HeaderVersion;
+use pillarbox_failpoint::{Step, hit};
 
 use crate::admin::millis;
 use crate::cluster::Purpose;
@@ -98,6 +99,9 @@ pub(super) async fn stages(wire: &Wire, transactional_id: &str, parts: &[Part]) 
         return tally;
     };
     for stage in plan(&items, REQUEST_BYTES_MAX) {
+        if tally.acked > 0 && tally.acked + 1 == parts.len() {
+            hit(Step::CheckpointReady);
+        }
         run.stage(&stage, &mut tally).await;
         if tally.verdict.is_some() {
             break;
@@ -222,6 +226,7 @@ impl Run<'_> {
                     tally.reached = Reached::Acked;
                     tally.acked += 1;
                     if *item + 1 == self.parts.len() {
+                        hit(Step::CheckpointWritten);
                         tally.last_base_offset = base_offset;
                     }
                 }
@@ -249,6 +254,7 @@ impl Sent {
     async fn answer(self, connection: &Connection) -> Result<Answered, Error> {
         let frame = self.reply.frame().await?;
         let response = connection.decode::<ProduceRequest>(frame, self.version)?;
+        hit(Step::ProduceAnswered);
         Ok(Answered { response, by_id: self.version >= PRODUCE_BY_ID })
     }
 }

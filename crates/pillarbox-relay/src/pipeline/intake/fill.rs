@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_kafka::producer::{Batch, TopicRef};
 use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::{Epoch, Position, Sequence};
@@ -201,6 +202,7 @@ impl Fill {
             Err(RouteError::UnknownTopic(name)) => return Ok(Taken::NeedsTopic(name.into())),
             Err(error) => return Err(route_fault(&error, relation, transaction, index)),
         };
+        hit(Step::Routed);
         let limits = self.router.topics()[to.topic.0].limits;
         let open = self.open.unwrap_or_default();
         let commit_ms = transaction.commit_time.to_unix_millis();
@@ -289,6 +291,7 @@ impl Fill {
             ..self.end.clone()
         };
         *open = Open { parts: open.parts + 1, published: true, commit_ms: open.commit_ms, ..Open::default() };
+        hit(Step::PartSealed);
         self.seal(end, now);
         Taken::Again
     }

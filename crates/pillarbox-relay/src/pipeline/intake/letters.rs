@@ -12,6 +12,7 @@
 //! What belongs together goes into one set, so into one Kafka transaction with the checkpoint.
 //! Pure.
 
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_wire::header::{self, PbPos};
 use pillarbox_wire::pgoutput::{Column, Tuple};
 use pillarbox_wire::position::{Position, Sequence};
@@ -153,6 +154,7 @@ impl Fill {
         self.letters.in_set += 1;
         self.letters.seen.letters += 1;
         self.letters.seen.last = Some(fault);
+        hit(Step::LetterTaken);
         Ok(Taken::Done)
     }
 
@@ -295,6 +297,7 @@ impl Fill {
         headers.extend(code.as_ref().map(|code| text(header::PB_REASON, code.as_bytes())));
         headers.extend(words.as_ref().map(|words| text(header::PB_CAUSE, words.as_bytes())));
         self.append_letter(&desk, &headers, None, now)?;
+        hit(Step::OrderTaken);
         Ok(Taken::Done)
     }
 

@@ -6,6 +6,7 @@
 //! ```
 //! A part of the way that is gone changes nothing that is committed: the order is presented again. Pure.
 
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_wire::position::Position;
 
 use super::fill::Fill;
@@ -54,6 +55,7 @@ impl Fill {
             return self.seal_before(now);
         }
         self.router.forget(&name);
+        hit(Step::RepinAsked);
         self.ask(name, former)
     }
 
@@ -77,5 +79,6 @@ impl Fill {
         let Note { transaction, index, .. } = *note;
         let position = Position { epoch: self.epoch, commit_lsn: transaction.commit_lsn, index };
         self.published(position, now);
+        hit(Step::RepinTaken);
     }
 }

@@ -1,0 +1,84 @@
+//! The guarantee at every step: the relay ends, as if killed, wherever in its life it may stand, again and again;
+//! afterwards every committed event is in Kafka once, in commit order, and nothing that was rolled back.
+//!
+//! ```text
+//! Step::ALL --way--> by itself (a start, load)    site 1: writers, a broker and a Postgres that crash too
+//!               +--> somebody acts (a pause, ...) site 2: writers, an operator, a second relay, failovers
+//!
+//! a life: choose a step and a hit -> start -> bring it about -> it must die there -> the next life recovers
+//! ```
+//! | file | holds |
+//! | --- | --- |
+//! | `plan` | how each step is brought about, and how often it may be reached before |
+//! | `life` | one relay, its lives and deaths |
+//! | `figures` | what is printed |
+//! | `world` | servers, writers, the verdict |
+//! | `alone`, `acted` | the rounds of the two sites |
+//!
+//! `PILLARBOX_ROUNDS` is how often each step is struck (5), `PILLARBOX_KILLS` raises it until so many relays have died.
+//! Must never pass when a step was not reached, or a relay died of something else.
+
+mod acted;
+mod alone;
+mod figures;
+#[expect(dead_code, reason = "not every test needs all of the harness")]
+#[path = "../harness/mod.rs"]
+mod harness;
+mod life;
+mod plan;
+mod world;
+
+use std::time::Instant;
+
+use figures::Figures;
+use harness::dice::{Dice, number};
+use pillarbox_failpoint::Step;
+use world::World;
+
+/// How often each step is struck.
+const ROUNDS: u64 = 5;
+/// Rounds on the same servers: the judge holds all of their events in memory.
+const ROUNDS_PER_SITE: u64 = 10;
+
+/// What strikes a site for one round.
+type Round = fn(&mut World, &mut Dice);
+
+/// All rounds, on new servers from time to time.
+fn rounds(work: Round, count: u64, mut dice: Dice) -> Figures {
+    let mut figures = Figures::default();
+    let mut left = count;
+    while left > 0 {
+        let mut world = World::start(dice.below(u64::MAX));
+        for _ in 0..left.min(ROUNDS_PER_SITE) {
+            let begun = Instant::now();
+            work(&mut world, &mut dice);
+            println!("round {} took {:.1?}", world.rounds, begun.elapsed());
+        }
+        figures.add(world.judge());
+        left = left.saturating_sub(ROUNDS_PER_SITE);
+    }
+    figures
+}
+
+#[test]
+fn every_step_survives_an_abort() {
+    let begun = Instant::now();
+    let mut dice = Dice::new();
+    let steps = u64::try_from(Step::ALL.len()).expect("a small number");
+    let kills = number("PILLARBOX_KILLS", 0);
+    let count = number("PILLARBOX_ROUNDS", ROUNDS).max(kills.div_ceil(steps));
+    let (ours, theirs) = (dice.split(), dice.split());
+    println!("{count} rounds, {steps} steps each");
+    let (mut figures, others) = std::thread::scope(|scope| {
+        let alone = scope.spawn(|| rounds(alone::round, count, ours));
+        let acted = scope.spawn(|| rounds(acted::round, count, theirs));
+        (alone.join().expect("site 1 is clean"), acted.join().expect("site 2 is clean"))
+    });
+    figures.add(others);
+    println!("{figures}{:.0?} in all", begun.elapsed());
+    for step in Step::ALL {
+        // A race inside of the broker decides whether a marker is lost.
+        let least = if *step == Step::MarkerWritten { 1 } else { count };
+        assert!(figures.count(*step) >= least, "{} was struck {} times", step.name(), figures.count(*step));
+    }
+}

@@ -1,0 +1,6 @@
+//! Feeds `pillarbox_relay::fuzz::changes`. Must never do more: the corpora are replayed without this.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    pillarbox_relay::fuzz::changes(bytes);
+});
