@@ -70,6 +70,24 @@ async fn handle(
 ```
 "##
 )]
+#![cfg_attr(
+    feature = "tokio-postgres",
+    doc = r##"
+# Reading one's own writes
+
+Whoever has written asks the relay where it went, and waits until a consumer has applied it:
+
+```no_run
+use pillarbox_consumer::wait::{Listener, WaitError, Waiter};
+use pillarbox_consumer::Receipt;
+
+async fn see_it<L: Listener>(waiter: &mut Waiter<L>, receipt: &Receipt) -> Result<bool, WaitError<L::Error>> {
+    // The receipt is in the answer to GET /api/v1/events?id=..&wait=5, with the id that pillarbox.emit() gave.
+    waiter.wait(receipt, "billing", tokio::time::sleep(std::time::Duration::from_secs(5))).await
+}
+```
+"##
+)]
 //! # What it relies on
 //!
 //! The state and the effect commit together. Events come in the order of their partition. A state is per partition:
@@ -87,11 +105,15 @@ async fn handle(
 pub mod header;
 #[cfg(any(feature = "tokio-postgres", feature = "sqlx"))]
 pub mod inbox;
+pub mod receipt;
 pub mod state;
+#[cfg(any(feature = "tokio-postgres", feature = "sqlx"))]
+pub mod wait;
 
 pub use header::{Header, HeaderError};
 pub use pillarbox_wire::header::PB_POS;
 pub use pillarbox_wire::{Epoch, Lsn, Position, Sequence};
+pub use receipt::{Receipt, ReceiptError};
 pub use state::{
     Contradiction, Decision, FirstContact, Gap, Mark, OnGap, Refusal, Rules, State, resume_offset,
 };

@@ -159,6 +159,9 @@ codes! {
     CommitStalled = 3008, Retry, TryAgain, "nothing could be committed to Kafka for too long";
     PipelineBusy = 3009, Retry, TryAgain, "the pipeline is in use";
     RelayUnreachable = 3010, Retry, Unavailable, "no running relay answers";
+    TokenForeign = 3011, Config, Negative, "a token is of another database, or of the lost end of a history";
+    EventUnknown = 3012, Config, Negative, "the event is not among the last ones that reached Kafka";
+    BadQuestion = 3013, Config, Usage, "a question about events cannot be understood";
     NothingToAccept = 3014, Config, Negative, "the database continues the history that was published";
 
     IllegalTopic = 4001, Reject, Halted, "a row routes to a topic name that Kafka does not allow";

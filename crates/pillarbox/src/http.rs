@@ -7,12 +7,14 @@
 //! | `GET /readyz` | 200 when relaying, standing by or paused; 503 and the code otherwise; dead letters are a note |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /api/v1/status` | the [`Status`] as JSON |
+//! | `GET /api/v1/events` | whether events have reached Kafka, and where: see [`events`] |
 //! | `POST /api/v1/pause`, `/api/v1/resume` | 200 when done, a problem document otherwise |
 //!
 //! There is no login: it listens on loopback unless told otherwise, and the verbs refuse what a
 //! browser sends on behalf of a page. Never changes the configuration, never shows an event.
 
 pub(crate) mod client;
+pub(crate) mod events;
 pub(crate) mod metrics;
 
 use std::net::SocketAddr;
@@ -62,6 +64,7 @@ pub(crate) struct Shared {
     pub(crate) status: watch::Receiver<Arc<Status>>,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) metrics: metrics::Scrape,
+    pub(crate) desk: events::Desk,
 }
 
 /// Opens the port.
@@ -93,6 +96,7 @@ fn router(shared: Shared) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(scrape))
         .route("/api/v1/status", get(show_status))
+        .route("/api/v1/events", get(events::events))
         .route(Verb::Pause.path(), post(|state, headers| act(Verb::Pause, state, headers)))
         .route(Verb::Resume.path(), post(|state, headers| act(Verb::Resume, state, headers)))
         .fallback(|| async { (StatusCode::NOT_FOUND, "not found\n") })
@@ -174,15 +178,19 @@ fn problem(fault: &Fault) -> Response {
         Class::Bug => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::CONFLICT,
     };
-    let body = json!({
+    let body = document(fault, status);
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+}
+
+fn document(fault: &Fault, status: StatusCode) -> serde_json::Value {
+    json!({
         "title": fault.code.title(),
         "status": status.as_u16(),
         "code": fault.code.to_string(),
         "message": fault.message,
         "cause": fault.cause,
         "hint": fault.hint,
-    });
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
+    })
 }
 
 #[cfg(test)]

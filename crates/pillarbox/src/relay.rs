@@ -40,7 +40,8 @@ impl Relay {
         // Runs as long as the runtime.
         tokio::spawn(upkeep(metrics.clone()));
         if let Some(listener) = listener {
-            let shared = Shared { status: handle.status(), requests, metrics };
+            let desk = http::events::Desk::new(handle.arrivals());
+            let shared = Shared { status: handle.status(), requests, metrics, desk };
             // Its failure leaves the pipeline running, unseen.
             tokio::spawn(async move {
                 if let Err(error) = http::serve(listener, shared).await {

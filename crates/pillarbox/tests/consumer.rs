@@ -58,7 +58,10 @@ fn installed_once_said_twice() {
 
         // What was said can be run, and is enough.
         postgres
-            .execute("billing", "CREATE ROLE the_consumer LOGIN; CREATE ROLE the_operator")
+            .execute(
+                "billing",
+                "CREATE ROLE the_consumer LOGIN; CREATE ROLE the_operator; CREATE ROLE the_reader",
+            )
             .expect("roles");
         postgres.execute("billing", grants).expect("the grants run as they are");
         let accept = "SET SESSION AUTHORIZATION the_consumer; \

@@ -44,20 +44,30 @@ const LOOKS_MAX: usize = 4;
 
 /// Nearly every event: the next one, one update of one row. The one row of the rule it knows is the one that applies;
 /// everything else is left to the core.
+///
+/// What is returned announces the move where somebody waits for it, as `pillarbox.accept` does: see
+/// `sql/consumer/0003_wait.up.sql`. It needs nothing of that file.
 const ADVANCE: &str = "UPDATE pillarbox.consumer_positions \
     SET position = $5, sequence = $6, kafka_offset = $7, updated_at = clock_timestamp() \
     WHERE consumer = $1 AND source = $2 AND topic = $3 AND partition = $4 \
-      AND sequence = $6 - 1 AND position < $5";
+      AND sequence = $6 - 1 AND position < $5 \
+    RETURNING CASE WHEN NOT pg_try_advisory_xact_lock(hashtextextended($1 || ' ' || $2 || ' ' || $3 \
+        || CASE WHEN $6 % 64 = 0 THEN '' ELSE ' ' || $6 / 64 END, $4)) \
+      THEN pg_notify('pillarbox_applied', hashtextextended($1 || ' ' || $2 || ' ' || $3, $4)::text)::text END";
 /// Another owner of the partition is waited for here.
 const LOCK: &str = "SELECT position, sequence FROM pillarbox.consumer_positions \
     WHERE consumer = $1 AND source = $2 AND topic = $3 AND partition = $4 FOR NO KEY UPDATE";
 const FIRST: &str = "INSERT INTO pillarbox.consumer_positions \
     (consumer, source, topic, partition, position, sequence, kafka_offset) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (consumer, source, topic, partition) DO NOTHING";
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (consumer, source, topic, partition) DO NOTHING \
+    RETURNING CASE WHEN NOT pg_try_advisory_xact_lock(hashtextextended($1 || ' ' || $2 || ' ' || $3, $4)) \
+      THEN pg_notify('pillarbox_applied', hashtextextended($1 || ' ' || $2 || ' ' || $3, $4)::text)::text END";
 /// Of a locked row.
 const STORE: &str = "UPDATE pillarbox.consumer_positions \
     SET position = $5, sequence = $6, kafka_offset = $7, updated_at = clock_timestamp() \
-    WHERE consumer = $1 AND source = $2 AND topic = $3 AND partition = $4";
+    WHERE consumer = $1 AND source = $2 AND topic = $3 AND partition = $4 \
+    RETURNING CASE WHEN NOT pg_try_advisory_xact_lock(hashtextextended($1 || ' ' || $2 || ' ' || $3, $4)) \
+      THEN pg_notify('pillarbox_applied', hashtextextended($1 || ' ' || $2 || ' ' || $3, $4)::text)::text END";
 /// The highest offset, whatever the source: a partition is read in one order, so that all before it was seen.
 const OFFSETS: &str = "SELECT partition, max(kafka_offset) FROM pillarbox.consumer_positions \
     WHERE consumer = $1 AND topic = $2 AND partition = ANY ($3) GROUP BY partition ORDER BY partition";

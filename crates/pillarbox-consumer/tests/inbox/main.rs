@@ -7,6 +7,7 @@ mod owners;
 mod parking;
 mod rule;
 mod site;
+mod waits;
 
 /// The same check for both drivers, each a test of its own.
 macro_rules! with_both_drivers {

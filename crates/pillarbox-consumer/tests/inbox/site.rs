@@ -10,6 +10,7 @@ use tokio_postgres::NoTls;
 
 const POSITIONS: &str = include_str!("../../../../sql/consumer/0001_consumer.up.sql");
 pub(crate) const PARKED: &str = include_str!("../../../../sql/consumer/0002_parked.up.sql");
+const WAIT: &str = include_str!("../../../../sql/consumer/0003_wait.up.sql");
 const EFFECTS: &str = "CREATE TABLE effects (id bigint GENERATED ALWAYS AS IDENTITY, what text NOT NULL)";
 
 /// The oldest and the newest server, for all tests that stop neither.
@@ -48,6 +49,12 @@ impl<'a> Site<'a> {
             postgres.execute(&database, sql).expect("tables");
         }
         Site { postgres, database }
+    }
+
+    /// The functions of those who wait. The crate's inbox must do without them, so no other test has them.
+    pub(crate) fn with_waits(self) -> Self {
+        self.run(WAIT);
+        self
     }
 
     pub(crate) fn url(&self) -> String {

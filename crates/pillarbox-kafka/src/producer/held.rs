@@ -21,6 +21,8 @@ pub(crate) struct Held<T> {
     /// Records of each part.
     records: Vec<u32>,
     stamped: ProducerIdentity,
+    /// Of each part, once all are acknowledged.
+    pub(crate) base_offsets: Vec<i64>,
     pub(crate) clock: Clock,
 }
 
@@ -59,7 +61,15 @@ impl<T> Held<T> {
             Part { topic: batch.topic, partition: batch.partition, bytes: batch.bytes.freeze() }
         });
         let parts = parts.collect();
-        Self { key, tag, parts, records, stamped: identity, clock: Clock::default() }
+        Self {
+            key,
+            tag,
+            parts,
+            records,
+            stamped: identity,
+            base_offsets: Vec::new(),
+            clock: Clock::default(),
+        }
     }
 
     /// The parts to be sent under `identity`, sharing the buffers.
@@ -86,6 +96,13 @@ impl<T> Held<T> {
     /// Bytes of all batches.
     pub(crate) fn bytes(&self) -> u64 {
         self.parts.iter().map(|part| part.bytes.len() as u64).sum()
+    }
+
+    /// The same with the base offsets of its data.
+    pub(crate) fn give_back_with_offsets(mut self) -> (Transaction<T>, Vec<i64>) {
+        let mut base_offsets = std::mem::take(&mut self.base_offsets);
+        base_offsets.resize(self.parts.len() - 1, -1);
+        (self.give_back(), base_offsets)
     }
 
     /// As it was submitted, but stamped.

@@ -93,21 +93,23 @@ impl Wire {
     }
 
     /// Writes every batch and reports once nothing is outstanding any more.
-    pub(crate) async fn produce(self: Arc<Self>, job: Job) -> Input {
+    pub(crate) async fn produce(self: Arc<Self>, job: Job) -> (Input, Vec<i64>) {
         pause(job.pause).await;
         let parts = job.parts;
         if let Err(verdict) = self.know_leaders(&parts, job.refresh).await {
-            return Input::Produced { result: Err(verdict), reached: Reached::Nothing };
+            return (Input::Produced { result: Err(verdict), reached: Reached::Nothing }, Vec::new());
         }
         if self.protocol == Protocol::Older
             && let Err(error) = self.add_partitions(job.id, job.identity, &parts).await
         {
-            return Input::Produced { result: Err(Verdict::of_error(&error)), reached: Reached::Unsure };
+            let result = Err(Verdict::of_error(&error));
+            return (Input::Produced { result, reached: Reached::Unsure }, Vec::new());
         }
         hit(Step::ProduceReady);
         let tally = produce::stages(&self, &self.ids[job.id.0], &parts).await;
+        let base_offsets = tally.base_offsets(parts.len());
         let (result, reached) = tally.result(parts.len());
-        Input::Produced { result, reached }
+        (Input::Produced { result, reached }, base_offsets)
     }
 
     /// Metadata for every topic of the transaction: asked for when told to or when a leader is unknown.

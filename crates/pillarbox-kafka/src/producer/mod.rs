@@ -123,6 +123,8 @@ pub struct Transaction<T> {
 pub struct Committed<T> {
     /// As submitted; the buffers are unique again (stamped).
     pub transaction: Transaction<T>,
+    /// Offset of the first record of each batch of `data`; -1 where the broker did not say it.
+    pub base_offsets: Vec<i64>,
     /// Offset of the first record of `last`.
     pub last_base_offset: i64,
     /// From the first request to the last acknowledgement, replays included.
@@ -169,7 +171,10 @@ pub struct ProducerStats {
 /// Longest wait of [`Producer::init`] for coordinators that are loading or finishing a predecessor's transaction.
 const INIT_LIMIT: Duration = Duration::from_secs(30);
 
-type Work = Pin<Box<dyn Future<Output = Input> + Send>>;
+/// What the machine is told, and the base offsets of what was produced.
+type Done = (Input, Vec<i64>);
+
+type Work = Pin<Box<dyn Future<Output = Done> + Send>>;
 
 /// See the module's documentation.
 pub struct Producer<T> {
@@ -238,7 +243,10 @@ impl<T> Producer<T> {
                 return outcome;
             }
             match self.work.next().await {
-                Some(input) => self.feed(input),
+                Some((input, base_offsets)) => {
+                    self.note_offsets(base_offsets);
+                    self.feed(input);
+                }
                 None => std::future::pending().await,
             }
         }
@@ -274,10 +282,15 @@ impl<T> Producer<T> {
             Action::EndTxn { id, identity, commit, pause, refresh } => {
                 self.note_end(commit);
                 let wire = Arc::clone(&self.wire);
-                self.work.push(Box::pin(wire.end_txn(id, identity, commit, pause, refresh)));
+                self.work.push(Box::pin(async move {
+                    (wire.end_txn(id, identity, commit, pause, refresh).await, Vec::new())
+                }));
             }
             Action::Renew { id, identity, pause, refresh } => {
-                self.work.push(Box::pin(Arc::clone(&self.wire).renew(id, identity, pause, refresh)));
+                let wire = Arc::clone(&self.wire);
+                self.work.push(Box::pin(async move {
+                    (wire.renew(id, identity, pause, refresh).await, Vec::new())
+                }));
             }
             Action::Committed { txn, last_base_offset } => self.committed(txn, last_base_offset),
             Action::Lost { reason } => {
@@ -305,6 +318,14 @@ impl<T> Producer<T> {
         }
     }
 
+    /// Of the last attempt: what was aborted before has offsets that nobody sees.
+    fn note_offsets(&mut self, base_offsets: Vec<i64>) {
+        let held = self.held.iter_mut().find(|held| Some(held.key) == self.producing);
+        if let Some(held) = held.filter(|_| !base_offsets.is_empty()) {
+            held.base_offsets = base_offsets;
+        }
+    }
+
     fn note_end(&mut self, commit: bool) {
         let Some(front) = self.held.front_mut() else { return };
         match (commit, front.clock.ended_first) {
@@ -323,8 +344,8 @@ impl<T> Producer<T> {
         self.stats.bytes += held.bytes();
         self.stats.produce_wait += produce_wait;
         self.stats.end_txn_wait += end_txn_wait;
-        let transaction = held.give_back();
-        let committed = Committed { transaction, last_base_offset, produce_wait, end_txn_wait };
+        let (transaction, base_offsets) = held.give_back_with_offsets();
+        let committed = Committed { transaction, base_offsets, last_base_offset, produce_wait, end_txn_wait };
         self.outcomes.push_back(Outcome::Committed(committed));
     }
 }

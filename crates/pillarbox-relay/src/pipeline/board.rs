@@ -10,11 +10,14 @@ use pillarbox_wire::lsn::Lsn;
 use pillarbox_wire::position::Position;
 use tokio::sync::watch;
 
+use super::arrivals::Arrivals;
 use super::status::{FaultView, Kept, State, Status};
 use crate::error::Fault;
 
 /// The shared status.
 pub(crate) struct Board {
+    /// What has reached Kafka.
+    pub(crate) arrivals: Arc<Arrivals>,
     status: watch::Sender<Arc<Status>>,
     events: metrics::Counter,
     dead_letters: metrics::Counter,
@@ -50,6 +53,7 @@ impl Board {
     pub(crate) fn new(pipeline: &str) -> Self {
         let labels = [("pipeline", pipeline.to_owned())];
         Self {
+            arrivals: Arc::new(Arrivals::new(pipeline)),
             status: watch::Sender::new(Status::new(pipeline)),
             events: metrics::counter!("pillarbox_events_total", &labels),
             dead_letters: metrics::counter!("pillarbox_dead_letters_total", &labels),
@@ -79,6 +83,7 @@ impl Board {
             status.state = state;
             status.fault = fault.map(FaultView::from);
         });
+        self.arrivals.nudge();
     }
 
     pub(crate) fn confirmed(&self, confirmed: Lsn, server: Lsn) {

@@ -27,6 +27,7 @@ mod set;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pillarbox_failpoint::{Step, hit};
@@ -37,6 +38,7 @@ use self::fault::{decode_fault, message_fault, outbox_fault, update_fault};
 use self::fill::Fill;
 pub use self::letters::LettersSeen;
 pub use self::set::{CommittedSet, SealedSet, SetEnd};
+use super::arrivals::Arrivals;
 use super::pace::Due;
 use crate::config::{Config, Updates};
 use crate::dead_letters::order;
@@ -123,6 +125,11 @@ impl Intake {
     /// must not share a set with those before it.
     pub fn settle_before(&mut self, commit_lsn: Lsn) {
         self.fill.settle_before = Some(commit_lsn);
+    }
+
+    /// From now on the ids of events are noted there.
+    pub(crate) fn note_ids(&mut self, arrivals: Arc<Arrivals>) {
+        self.fill.arrivals = Some(arrivals);
     }
 
     /// Commit LSN of the transaction that the stream is in.

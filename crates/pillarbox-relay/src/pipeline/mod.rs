@@ -10,6 +10,7 @@
 //! | `reader` | the reader thread |
 //! | `task` | the one place that starts threads and tasks |
 //! | `messages`, `board` | what threads tell each other, and the outside |
+//! | [`arrivals`] | what has reached Kafka, for whoever waits for it |
 //! | [`status`] | the snapshot for the outside |
 //!
 //! Two threads on the hot path: the reader (blocking socket) and the sink (its own current-thread
@@ -17,6 +18,7 @@
 //! neither. Holds no rule that belongs to a stage.
 
 pub(crate) mod acquire;
+pub mod arrivals;
 pub(crate) mod board;
 pub mod intake;
 pub(crate) mod messages;

@@ -89,6 +89,7 @@ fn read(context: Context) -> Result<ReaderEnd, Fault> {
         None => Ok(ReaderEnd::Released),
         Some(plan) => {
             let mut streaming = Streaming::new(config, inbox, events, sets, board, link, *plan);
+            streaming.intake.note_ids(Arc::clone(&streaming.board.arrivals));
             if let Some(commit_lsn) = settle_before {
                 streaming.intake.settle_before(commit_lsn);
             }
@@ -170,6 +171,8 @@ struct Streaming {
     origin: Instant,
     status_at: Instant,
     confirmed: Lsn,
+    /// The end of WAL up to which everything was shown to have arrived.
+    arrived: Lsn,
     asked: bool,
     /// When the sink last showed progress, or got work after having none.
     progress_at: Instant,
@@ -215,6 +218,7 @@ impl Streaming {
             origin,
             status_at: origin,
             confirmed: Lsn::ZERO,
+            arrived: Lsn::ZERO,
             asked: true,
             progress_at: origin,
             retimed: 0,
@@ -481,7 +485,18 @@ impl Streaming {
             }
         };
         self.hand_over();
+        self.show_arrived();
         due
+    }
+
+    /// With nothing open, filling or in flight, all that was sent is in Kafka or is no event: nobody should wait for the
+    /// next commit to learn it.
+    fn show_arrived(&mut self) {
+        let wal_end = self.intake.server_lsn();
+        if wal_end > self.arrived && self.intake.is_quiet() {
+            self.board.arrivals.caught_up(wal_end);
+            self.arrived = wal_end;
+        }
     }
 
     fn hand_over(&mut self) {

@@ -11,6 +11,7 @@ use pillarbox_wire::lsn::Lsn;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::arrivals::Arrivals;
 use super::board::Board;
 use super::intake::SealedSet;
 use super::messages::{Command, Event, Outlet, ReaderEnd, SETS_QUEUED_MAX, inbox};
@@ -85,6 +86,11 @@ impl Handle {
     /// The status, as it changes.
     pub fn status(&self) -> watch::Receiver<Arc<Status>> {
         self.board.subscribe()
+    }
+
+    /// What has reached Kafka.
+    pub fn arrivals(&self) -> Arc<Arrivals> {
+        Arc::clone(&self.board.arrivals)
     }
 
     /// Drains and ends; calling it again changes nothing.
@@ -162,6 +168,7 @@ pub fn start(config: Config, options: Options) -> Handle {
     };
     let (events, heard) = mpsc::channel(EVENTS_MAX);
     let duty = watch::Sender::new(Duty::Ahead);
+    task::arrivals(Arc::clone(&board.arrivals));
     task::housekeeping(Arc::clone(&config), duty.subscribe(), Arc::clone(&board));
     let supervisor = Supervisor {
         config,

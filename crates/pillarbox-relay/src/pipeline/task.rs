@@ -8,6 +8,7 @@
 //! | supervisor | its panic aborts the process | `Handle::stop` |
 //! | topic lookup | the fault goes to the reader | dropped with the runtime; changes nothing but a created topic |
 //! | lineage | `Event::SqlLost` | dropped with the runtime; a statement is one transaction |
+//! | arrivals | none | dropped with the runtime; those who wait time out |
 //! | housekeeping | stands in the status; the next round tries again | the end of the supervisor; a step is one transaction, or goes on from the catalog |
 //!
 //! A panic on any of them is a broken invariant. It aborts: a restart recovers from the checkpoint,
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::arrivals::Arrivals;
 use super::board::Board;
 use super::messages::{Event, Outlet};
 use super::{reader, run};
@@ -84,6 +86,11 @@ pub(super) fn topic(config: Arc<Config>, wanted: WantedTopic, reader: Outlet) {
 pub(super) fn lineage(config: Arc<Config>, events: mpsc::Sender<Event>) -> JoinHandle<()> {
     let name = format!("pillarbox/{}", config.pipeline);
     tokio::spawn(run::advance_lineage(Lineage::new(&config.postgres, &name), config, events))
+}
+
+/// Wakes those who wait for events to arrive.
+pub(super) fn arrivals(arrivals: Arc<Arrivals>) {
+    tokio::spawn(arrivals.forward());
 }
 
 /// Keeps the outbox tables small, as far as the pipeline's state allows.

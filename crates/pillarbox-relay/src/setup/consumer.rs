@@ -19,6 +19,11 @@ GRANT SELECT, INSERT, UPDATE ON pillarbox.consumer_positions TO the_consumer;
 GRANT EXECUTE ON FUNCTION pillarbox.accept, pillarbox.accept_batch TO the_consumer;
 -- To park events (the Rust crate does), also:
 GRANT SELECT, INSERT, UPDATE, DELETE ON pillarbox.consumer_parked TO the_consumer;
+-- Who waits until something is applied needs:
+GRANT USAGE ON SCHEMA pillarbox TO the_reader;
+GRANT SELECT ON pillarbox.consumer_positions, pillarbox.consumer_parked TO the_reader;
+GRANT EXECUTE ON FUNCTION pillarbox.applied, pillarbox.wait TO the_reader;
+GRANT EXECUTE ON FUNCTION pillarbox.wait_begin, pillarbox.wait_end TO the_reader;
 -- Who may decide what is given up needs also:
 GRANT SELECT, INSERT ON pillarbox.consumer_resets TO the_operator;
 GRANT SELECT, INSERT ON pillarbox.consumer_discards TO the_operator;

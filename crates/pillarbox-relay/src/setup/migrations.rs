@@ -13,21 +13,23 @@ struct Migration {
 const OUTBOX: &[Migration] = &[
     Migration { version: 1, up: include_str!("../../../../sql/0001_pillarbox.up.sql") },
     Migration { version: 2, up: include_str!("../../../../sql/0002_emit.up.sql") },
+    Migration { version: 3, up: include_str!("../../../../sql/0003_token.up.sql") },
 ];
 const OUTBOX_TABLE: &str = "pillarbox.migrations";
 
 /// The version of the schema that this program works with.
-pub(crate) const SCHEMA_VERSION: u32 = 2;
+pub(crate) const SCHEMA_VERSION: u32 = 3;
 
 const CONSUMER: &[Migration] = &[
     Migration { version: 1, up: include_str!("../../../../sql/consumer/0001_consumer.up.sql") },
     Migration { version: 2, up: include_str!("../../../../sql/consumer/0002_parked.up.sql") },
+    Migration { version: 3, up: include_str!("../../../../sql/consumer/0003_wait.up.sql") },
 ];
 /// Which migrations of the consumer's side have been applied.
 pub(super) const CONSUMER_TABLE: &str = "pillarbox.consumer_migrations";
 
 /// The version of the consumer's side that this program installs.
-pub(super) const CONSUMER_VERSION: u32 = 2;
+pub(super) const CONSUMER_VERSION: u32 = 3;
 
 /// Brings the schema from version `from` (0 = nothing there) to [`SCHEMA_VERSION`]; each
 /// migration looks whether it was applied, so that running it twice is harmless.
@@ -80,5 +82,7 @@ mod tests {
         assert!(consumer_statements(0).contains("CREATE TABLE pillarbox.consumer_positions"));
         assert!(!consumer_statements(1).contains("CREATE TABLE pillarbox.consumer_positions"));
         assert!(consumer_statements(1).contains("CREATE TABLE pillarbox.consumer_parked"));
+        assert!(statements(2).contains("pillarbox.token()") && !statements(2).contains("pillarbox.emit("));
+        assert!(consumer_statements(2).contains("pillarbox.wait("));
     }
 }

@@ -19,10 +19,12 @@ use crate::error::{Code, Fault};
 use crate::pipeline::board::{Board, Commit};
 use crate::pipeline::intake::{CommittedSet, SealedSet, SetEnd};
 use crate::pipeline::messages::{Command, Outlet};
+use crate::position::checkpoint::Delta;
 
 /// What travels with a Kafka transaction.
 pub(crate) struct Tag {
     end: SetEnd,
+    delta: Delta,
     bytes: usize,
     events: usize,
     dead_letters: usize,
@@ -36,6 +38,7 @@ impl Tag {
     pub(crate) fn alone(end: SetEnd, whole: bool) -> Self {
         Self {
             end,
+            delta: Delta::default(),
             bytes: 0,
             events: 0,
             dead_letters: 0,
@@ -87,6 +90,7 @@ impl Sink {
         let checkpoint = self.recorder.checkpoint(&set.end, &set.delta, unix_ms());
         let tag = Tag {
             end: set.end,
+            delta: set.delta,
             bytes: set.bytes,
             events: set.events,
             dead_letters: set.dead_letters,
@@ -108,7 +112,7 @@ impl Sink {
     }
 
     fn committed(&mut self, committed: Committed<Tag>) {
-        let Committed { transaction, last_base_offset, produce_wait, end_txn_wait } = committed;
+        let Committed { transaction, base_offsets, last_base_offset, produce_wait, end_txn_wait } = committed;
         let Transaction { data, tag, .. } = transaction;
         hit(Step::CommitKnown);
         if tag.whole {
@@ -125,6 +129,7 @@ impl Sink {
             produce: produce_wait,
             end_txn: end_txn_wait,
         });
+        self.board.arrivals.committed(tag.end.resume_lsn, &tag.delta, &data, &base_offsets);
         let buffers = data.into_iter().map(|batch| Vec::from(batch.bytes)).collect();
         self.reader.send(Command::Committed(CommittedSet { end: tag.end, bytes: tag.bytes, buffers }));
     }

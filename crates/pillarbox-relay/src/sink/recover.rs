@@ -54,6 +54,7 @@ pub(crate) async fn run(context: Context) -> Option<Fault> {
     let ended = match recovered {
         Ok(Recovered { producer, recorder, plan }) => {
             hit(Step::Recovered);
+            board.arrivals.began(&facts, &plan.table);
             reader.send(Command::Stream(Box::new(plan)));
             let _ = events.send(Event::Recovered).await;
             Sink { producer, recorder, sets, reader, board }.run().await

@@ -17,7 +17,8 @@ async fn least_privileges(store: &Store) {
     );
     let functions = "SELECT string_agg(proname, ' ' ORDER BY proname) FROM pg_proc \
         WHERE pronamespace = 'pillarbox'::regnamespace AND NOT has_function_privilege('a_stranger', oid, 'EXECUTE')";
-    assert_eq!(owner.one::<String>(functions, &[]).await, "accept accept_batch accept_reset");
+    let granted = "accept accept_batch accept_reset applied wait wait_begin wait_end";
+    assert_eq!(owner.one::<String>(functions, &[]).await, granted);
     let header = pos(1, 1);
     let denied = stranger.accept(&header).await.expect_err("nothing was granted");
     assert_eq!(denied.sqlstate, DENIED, "{denied:?}");
@@ -41,6 +42,12 @@ async fn least_privileges(store: &Store) {
         assert_eq!(consumer.try_run(sql).await.expect_err(sql).sqlstate, DENIED, "{sql}");
     }
 
+    let reader = store.session_of("the_reader").await;
+    reader.run("SELECT pillarbox.wait('orders:orders/3=9', 'billing')").await;
+    reader.run("SELECT pillarbox.wait_begin('orders:orders/3=9', 'billing')").await;
+    reader.run("SELECT pillarbox.wait_end('orders:orders/3=9', 'billing')").await;
+    assert_eq!(reader.accept(&header).await.expect_err("it only reads").sqlstate, DENIED);
+
     operator.run(&reset).await;
     let by = "SELECT string_agg(reset_by, ' ') FROM pillarbox.consumer_resets";
     assert_eq!(owner.one::<String>(by, &[]).await, "the_operator");
@@ -56,7 +63,8 @@ async fn least_privileges(store: &Store) {
 async fn grant(owner: &Session) {
     owner
         .run(
-            "DO $$ DECLARE r text; BEGIN FOREACH r IN ARRAY ARRAY['the_consumer', 'the_operator', 'a_stranger'] LOOP \
+            "DO $$ DECLARE r text; BEGIN \
+             FOREACH r IN ARRAY ARRAY['the_consumer', 'the_operator', 'the_reader', 'a_stranger'] LOOP \
              IF to_regrole(r) IS NULL THEN EXECUTE format('CREATE ROLE %I LOGIN', r); END IF; END LOOP; END $$",
         )
         .await;

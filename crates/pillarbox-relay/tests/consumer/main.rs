@@ -16,6 +16,7 @@ mod redis;
 mod resets;
 mod rule;
 mod store;
+mod waits;
 
 /// A position as the header has it.
 fn hex(position: u128) -> String {

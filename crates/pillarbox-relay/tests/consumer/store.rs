@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use pillarbox_lab::postgres::{Postgres, PostgresOptions};
 use pillarbox_relay::setup;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, NoTls};
@@ -73,6 +74,18 @@ impl Store {
         Session::connect(&self.server.postgres.url(role, &self.database)).await
     }
 
+    /// Waits until the session with this process id sleeps.
+    pub(crate) async fn await_sleeping(&self, pid: i32) {
+        let judge = self.session().await;
+        let sql = "SELECT wait_event IS NOT DISTINCT FROM 'PgSleep' FROM pg_stat_activity WHERE pid = $1";
+        let sleeping = async {
+            while !judge.one::<bool>(sql, &[&pid]).await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(WAIT_MAX, sleeping).await.expect("a session that sleeps");
+    }
+
     /// Waits until the session with this process id waits for another.
     pub(crate) async fn await_blocked(&self, pid: i32) {
         let judge = self.session().await;
@@ -106,10 +119,11 @@ impl From<tokio_postgres::Error> for Refusal {
     }
 }
 
-/// A connection; its warnings are kept.
+/// A connection; its warnings and what it is notified of are kept.
 pub(crate) struct Session {
     pub(crate) client: Client,
     warnings: Arc<Mutex<Vec<String>>>,
+    notified: mpsc::Receiver<String>,
     task: JoinHandle<()>,
 }
 
@@ -124,15 +138,22 @@ impl Session {
         let (client, mut connection) = tokio_postgres::connect(url, NoTls).await.expect("a session");
         let warnings = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&warnings);
+        let (notify, notified) = mpsc::channel(256);
         let task = tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                if let AsyncMessage::Notice(notice) = message {
-                    let text = format!("{} {}", notice.code().code(), notice.message());
-                    kept.lock().expect("no panic").push(text);
+                match message {
+                    AsyncMessage::Notice(notice) => {
+                        let text = format!("{} {}", notice.code().code(), notice.message());
+                        kept.lock().expect("no panic").push(text);
+                    }
+                    AsyncMessage::Notification(told) => {
+                        notify.try_send(told.payload().to_owned()).expect("a test that looks");
+                    }
+                    _ => {}
                 }
             }
         });
-        Session { client, warnings, task }
+        Session { client, warnings, notified, task }
     }
 
     /// Runs statements that must succeed.
@@ -162,6 +183,22 @@ impl Session {
     /// Warnings since the last call, each as SQLSTATE and message.
     pub(crate) fn warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock().expect("no panic"))
+    }
+
+    /// The payload of the next notification.
+    pub(crate) async fn told(&mut self) -> String {
+        let told = tokio::time::timeout(WAIT_MAX, self.notified.recv()).await;
+        told.expect("a notification").expect("a session")
+    }
+
+    /// Notifications so far of which the session was not asked yet.
+    pub(crate) async fn told_so_far(&mut self) -> usize {
+        self.run("NOTIFY pillarbox_applied, 'so far'").await;
+        let mut count = 0;
+        while self.told().await != "so far" {
+            count += 1;
+        }
+        count
     }
 
     /// Of consumer `billing` in orders-3.

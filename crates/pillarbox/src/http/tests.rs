@@ -23,7 +23,8 @@ async fn start() -> Interface {
     let address = listener.local_addr().unwrap();
     let (status, receiver) = watch::channel(Status::new("orders"));
     let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-    let shared = Shared { status: receiver, requests: sender, metrics: recorder() };
+    let desk = events::Desk::new(Arc::new(pillarbox_relay::pipeline::arrivals::Arrivals::new("orders")));
+    let shared = Shared { status: receiver, requests: sender, metrics: recorder(), desk };
     tokio::spawn(serve(listener, shared));
     Interface { address, status, requests }
 }

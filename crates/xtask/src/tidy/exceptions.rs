@@ -41,6 +41,8 @@ const SPAWNS: &[Row] = &[
         "the shop, the watcher and the servers of `dev`; joined or ended with it",
     ),
     ("crates/pillarbox/src/tap.rs", "a task a partition: ends when its receiver is gone"),
+    ("examples/read-your-writes/model.rs", "the connection's task: ends with its client"),
+    ("examples/read-your-writes/service.rs", "connections' tasks: each ends with its client"),
     ("crates/xtask/src/bench/stream.rs", "the writers and the reader of a bench; joined"),
     ("examples/consume/rust/src/main.rs", "the connection's task: ends with its client"),
 ];

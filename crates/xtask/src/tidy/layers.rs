@@ -19,9 +19,10 @@ const STAGES: [&str; 7] = ["source", "decode", "outbox", "route", "batch", "sink
 const POSITION: &str = "position";
 
 /// Where decisions are made: no socket, no clock, no environment, no file, no thread.
-const PURE: [&str; 15] = [
+const PURE: [&str; 18] = [
     "crates/pillarbox-wire/src/",
     "crates/pillarbox-consumer/src/header",
+    "crates/pillarbox-consumer/src/receipt",
     "crates/pillarbox-consumer/src/state",
     "crates/pillarbox-relay/src/decode",
     "crates/pillarbox-relay/src/outbox",
@@ -31,6 +32,8 @@ const PURE: [&str; 15] = [
     "crates/pillarbox-relay/src/pipeline/state",
     "crates/pillarbox-relay/src/pipeline/pace",
     "crates/pillarbox-relay/src/pipeline/intake",
+    "crates/pillarbox-relay/src/pipeline/arrivals/ring",
+    "crates/pillarbox-relay/src/pipeline/arrivals/token",
     "crates/pillarbox-relay/src/dead_letters/letter",
     "crates/pillarbox-relay/src/dead_letters/order",
     "crates/pillarbox-relay/src/housekeeping/horizon",

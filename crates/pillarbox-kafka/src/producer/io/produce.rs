@@ -39,11 +39,19 @@ pub(super) struct Tally {
     reached: Reached,
     acked: usize,
     last_base_offset: i64,
+    /// Acknowledged items.
+    base_offsets: Vec<(usize, i64)>,
 }
 
 impl Tally {
     fn new() -> Self {
-        Self { verdict: None, reached: Reached::Nothing, acked: 0, last_base_offset: -1 }
+        Self {
+            verdict: None,
+            reached: Reached::Nothing,
+            acked: 0,
+            last_base_offset: -1,
+            base_offsets: Vec::new(),
+        }
     }
 
     fn fail(&mut self, verdict: Verdict) {
@@ -64,9 +72,19 @@ impl Tally {
         self.reached = self.reached.max(other.reached);
         self.acked += other.acked;
         self.last_base_offset = self.last_base_offset.max(other.last_base_offset);
+        self.base_offsets.extend(other.base_offsets);
         if let Some(verdict) = other.verdict {
             self.fail(verdict);
         }
+    }
+
+    /// Base offsets by item; -1 where there is none.
+    pub(super) fn base_offsets(&self, parts: usize) -> Vec<i64> {
+        let mut offsets = vec![-1; parts];
+        for (item, offset) in &self.base_offsets {
+            offsets[*item] = *offset;
+        }
+        offsets
     }
 
     pub(super) fn result(self, parts: usize) -> (Result<i64, Verdict>, Reached) {
@@ -225,6 +243,7 @@ impl Run<'_> {
                 Some((ErrorCode::NONE, base_offset)) => {
                     tally.reached = Reached::Acked;
                     tally.acked += 1;
+                    tally.base_offsets.push((*item, base_offset));
                     if *item + 1 == self.parts.len() {
                         hit(Step::CheckpointWritten);
                         tally.last_base_offset = base_offset;

@@ -22,6 +22,7 @@ use crate::config::{Config, Outbox, Transaction as Limits};
 use crate::decode::{Committed, Row, Transaction};
 use crate::error::Fault;
 use crate::outbox::{Event, OwnHeaders};
+use crate::pipeline::arrivals::Arrivals;
 use crate::pipeline::pace::{Due, Filling, Heat, Pacer};
 use crate::position::checkpoint::{BUCKET_SLOTS, Delta, Table, TopicRecord};
 use crate::position::confirm::Ledger;
@@ -76,6 +77,8 @@ pub(super) struct Fill {
     pub(super) letters: Letters,
     pub(super) repin: Repin,
     pub(super) retimed: u64,
+    /// Where the ids of events are noted, for those who wait for them.
+    pub(super) arrivals: Option<Arc<Arrivals>>,
 }
 
 impl Fill {
@@ -109,6 +112,7 @@ impl Fill {
             letters: Letters::new(config),
             repin: Repin::default(),
             retimed: 0,
+            arrivals: None,
         };
         topics.into_iter().for_each(|topic| fill.learn(topic));
         fill
@@ -236,6 +240,9 @@ impl Fill {
             .map_err(|error| append_fault(&error, relation, transaction, index))?;
         self.retimed += u64::from(time.event_ms.is_some());
         self.end.last_commit_ms = Some(commit_ms);
+        if let Some(arrivals) = &self.arrivals {
+            arrivals.takes(event.id, to.slot, sequence.0);
+        }
         self.took(to, sequence, position, bytes, now);
         Ok(Taken::Done)
     }
