@@ -171,8 +171,10 @@ fn number(servers: &Servers, sql: &str) -> anyhow::Result<u64> {
 
 /// The consumer's side as `setup --consumer` makes it, the accounts, and a table full of ids.
 fn prepare(servers: &Servers, ids: u64) -> anyhow::Result<()> {
-    let path = tree::root().join("sql/consumer/0001_consumer.up.sql");
-    servers.sql(&fs::read_to_string(&path).with_context(|| path.display().to_string())?)?;
+    for file in ["0001_consumer.up.sql", "0002_parked.up.sql", "0003_wait.up.sql"] {
+        let path = tree::root().join("sql/consumer").join(file);
+        servers.sql(&fs::read_to_string(&path).with_context(|| path.display().to_string())?)?;
+    }
     servers.sql(
         "CREATE TABLE account (id bigint PRIMARY KEY, balance bigint NOT NULL) WITH (fillfactor = 50)",
     )?;
