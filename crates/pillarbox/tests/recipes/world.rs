@@ -74,7 +74,7 @@ impl World {
         assert!(setup.status.success(), "{}", String::from_utf8_lossy(&setup.stderr));
         let said = String::from_utf8(setup.stderr).expect("text");
         let (_, grants) = said.split_once("each role that consumes needs:\n").expect("the grants");
-        let roles = "CREATE ROLE the_consumer LOGIN; CREATE ROLE the_operator;";
+        let roles = "CREATE ROLE the_consumer LOGIN; CREATE ROLE the_operator; CREATE ROLE the_reader;";
         site.postgres.execute("billing", &format!("{roles}{grants}{BILLING}")).expect("the consumer's side");
 
         for topic in planted::TOPICS {
