@@ -72,6 +72,12 @@ pub enum LabError {
         /// The last lines of its log.
         output: String,
     },
+    /// A server ended because somebody listens on a port that was to be its own.
+    #[error("{name} found its port taken")]
+    PortTaken {
+        /// The server.
+        name: String,
+    },
     /// A server did not become ready, or did not stop, in time.
     #[error("{name} did not {what} within {after:?}: {output}")]
     Timeout {

@@ -54,11 +54,7 @@ impl Kafka {
         let mut attempt = 1;
         loop {
             match Self::start_once(&options, progress) {
-                Err(LabError::Died { output, .. })
-                    if output.contains("Address already in use")
-                        && options.ports.is_none()
-                        && attempt < ports::STARTS_MAX =>
-                {
+                Err(LabError::PortTaken { .. }) if options.ports.is_none() && attempt < ports::STARTS_MAX => {
                     attempt += 1;
                 }
                 done => return done,

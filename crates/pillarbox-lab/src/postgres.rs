@@ -99,10 +99,8 @@ impl Postgres {
                     self.process = Some(process);
                     break;
                 }
-                Err(LabError::Died { output, .. })
-                    if output.contains("Address already in use")
-                        && self.options.port.is_none()
-                        && attempt < ports::STARTS_MAX =>
+                Err(LabError::PortTaken { .. })
+                    if self.options.port.is_none() && attempt < ports::STARTS_MAX =>
                 {
                     self.port = 0;
                 }

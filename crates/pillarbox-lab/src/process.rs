@@ -166,9 +166,15 @@ impl ServerProcess {
 
     /// The error for a process that ended early or never answered, with its log.
     pub(crate) fn not_ready(&mut self, after: Duration) -> LabError {
-        let (name, output) = (self.name.clone(), self.last_words());
+        let name = self.name.clone();
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let output = error::tail(&log);
         if self.is_running() {
             return LabError::Timeout { name, what: "become ready", after, output };
+        }
+        // Looked for in the whole log: a broker goes on talking for a while before it ends.
+        if log.contains("Address already in use") {
+            return LabError::PortTaken { name };
         }
         LabError::Died { name, output }
     }

@@ -23,6 +23,14 @@ fn one_broker_starts_serves_and_stops() -> Result<(), LabError> {
 }
 
 #[test]
+fn a_port_in_use_is_told() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let refused = Kafka::start(KafkaOptions { ports: Some(vec![port]), ..KafkaOptions::default() });
+    assert!(matches!(&refused, Err(LabError::PortTaken { .. })), "{refused:?}");
+}
+
+#[test]
 fn three_brokers_lose_one_and_get_it_back() -> Result<(), LabError> {
     let mut kafka = Kafka::start(KafkaOptions::brokers(3))?;
     assert_eq!(kafka.bootstrap().split(',').count(), 3);
