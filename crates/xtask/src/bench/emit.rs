@@ -1,8 +1,12 @@
 //! `bench emit`: what an event costs the transaction that writes it, as the application waits for it.
 //!
 //! ```text
-//! per round, in turns: BEGIN; UPDATE; (nothing | emit() | INSERT | INSERT, DELETE); COMMIT    by pgbench
+//! per round, in turns: BEGIN; UPDATE; (nothing | emit() | INSERT ...); COMMIT    by pgbench
 //! ```
+//! An outbox does not grow for ever, so an insert is measured with each way to be rid of its row, too: a DELETE in the
+//! same transaction, batches of deletes and a VACUUM after the run, or a partition that is dropped some day (which costs
+//! nothing a transaction).
+//!
 //! Postgres alone, without a relay: what relaying costs is another bench. Must never compare arms of different rounds,
 //! nor leave out what an arm writes: time, CPU of its sessions and WAL are told together.
 
@@ -22,6 +26,21 @@ use crate::{Common, process, report, tree};
 
 /// Rows that the business part of the transactions updates: few meet on one row.
 const ACCOUNTS: u32 = 10_000;
+
+/// As `mode: partitions` of the housekeeping keeps them: ahead of time, a day each.
+const PARTITIONS: &str = "
+CREATE TABLE outbox_daily (LIKE outbox INCLUDING DEFAULTS, created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (id, created_at)) PARTITION BY RANGE (created_at);
+DO $$
+BEGIN
+    FOR day IN -1 .. 2 LOOP
+        EXECUTE format('CREATE TABLE outbox_daily_%s PARTITION OF outbox_daily FOR VALUES FROM (%L) TO (%L)',
+            day + 1, current_date + day, current_date + day + 1);
+    END LOOP;
+END $$";
+
+/// Pages of a batch when rows are deleted later: about a thousand rows.
+const BATCH_PAGES: u32 = 64;
 
 /// Options of `bench emit`.
 #[derive(Debug, Clone, clap::Args)]
@@ -48,9 +67,12 @@ enum Arm {
     Emit,
     Insert,
     InsertDelete,
+    DeletedLater,
+    Partitioned,
 }
 
-const ARMS: [Arm; 4] = [Arm::NoEvent, Arm::Emit, Arm::Insert, Arm::InsertDelete];
+const ARMS: [Arm; 6] =
+    [Arm::NoEvent, Arm::Emit, Arm::Insert, Arm::InsertDelete, Arm::DeletedLater, Arm::Partitioned];
 
 impl Arm {
     fn name(self) -> &'static str {
@@ -59,6 +81,8 @@ impl Arm {
             Arm::Emit => "emit()",
             Arm::Insert => "insert",
             Arm::InsertDelete => "insert + delete",
+            Arm::DeletedLater => "insert, deleted later",
+            Arm::Partitioned => "insert into partitions",
         }
     }
 
@@ -69,11 +93,12 @@ impl Arm {
             Arm::Emit => format!(
                 "SELECT pillarbox.emit('order', 'order-' || :account, 'OrderPlaced', '{payload}'::jsonb);\n"
             ),
-            Arm::Insert => insert("gen_random_uuid()", payload),
+            Arm::Insert | Arm::DeletedLater => insert("outbox", "gen_random_uuid()", payload),
+            Arm::Partitioned => insert("outbox_daily", "gen_random_uuid()", payload),
             Arm::InsertDelete => {
                 // pgbench knows no uuid: one is made of the session and a number.
                 "\\set number random(1, 9000000000000000)\n".to_owned()
-                    + &insert("lpad(to_hex(:number::bigint), 32, '0')::uuid", payload)
+                    + &insert("outbox", "lpad(to_hex(:number::bigint), 32, '0')::uuid", payload)
                     + "DELETE FROM outbox WHERE id = lpad(to_hex(:number::bigint), 32, '0')::uuid;\n"
             }
         };
@@ -84,9 +109,9 @@ impl Arm {
     }
 }
 
-fn insert(id: &str, payload: &str) -> String {
+fn insert(table: &str, id: &str, payload: &str) -> String {
     format!(
-        "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) \
+        "INSERT INTO {table} (id, aggregatetype, aggregateid, type, payload) \
          VALUES ({id}, 'order', 'order-' || :account, 'OrderPlaced', '{payload}');\n"
     )
 }
@@ -140,7 +165,7 @@ pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
 }
 
 fn script(dir: &Path, arm: Arm) -> std::path::PathBuf {
-    dir.join(format!("{}.sql", arm.name().replace([' ', '+', '(', ')'], "")))
+    dir.join(format!("{}.sql", arm.name().replace([' ', '+', '(', ')', ','], "")))
 }
 
 /// The schema `pillarbox` as `setup` makes it, the accounts, and the payload.
@@ -154,6 +179,7 @@ fn prepare(servers: &Servers, orders: u32) -> anyhow::Result<String> {
     )?;
     servers.sql(&format!("INSERT INTO account SELECT n, 0 FROM generate_series(1, {ACCOUNTS}) n"))?;
     servers.sql("VACUUM ANALYZE account")?;
+    servers.sql(PARTITIONS)?;
     let payload = match orders {
         1 => "SELECT bench_payload(4711)::text".to_owned(),
         _ => format!("SELECT jsonb_agg(bench_payload(4710 + n))::text FROM generate_series(1, {orders}) n"),
@@ -170,7 +196,7 @@ fn measure(
     load: f64,
 ) -> anyhow::Result<Run> {
     // Each run begins alike: no rows of others, no full-page images that another run has paid for.
-    servers.sql("TRUNCATE outbox")?;
+    servers.sql("TRUNCATE outbox, outbox_daily")?;
     servers.sql("VACUUM account")?;
     servers.sql("CHECKPOINT")?;
     let wal =
@@ -180,6 +206,9 @@ fn measure(
     let (wal_before, cpu_before, started) = (wal()?, reaped()?, Instant::now());
     let transactions = pgbench(servers, options, script)?;
     let seconds = started.elapsed();
+    if arm == Arm::DeletedLater {
+        delete_all(servers)?;
+    }
     let cpu = settled(&reaped, cpu_before)?;
     let wal_bytes = wal()?.parse::<f64>()? - wal_before.parse::<f64>()?;
     let count = transactions.count as f64;
@@ -193,6 +222,23 @@ fn measure(
         wal_bytes_per_transaction: wal_bytes / count,
         foreign_cores_before: load,
     })
+}
+
+/// Deletes all rows, some pages at a time, as the housekeeping's `mode: delete` sweeps a table, and vacuums it.
+fn delete_all(servers: &Servers) -> anyhow::Result<()> {
+    servers.sql(&format!(
+        "DO $$ BEGIN
+            FOR page IN 0 .. pg_relation_size('outbox') / 8192 BY {BATCH_PAGES} LOOP
+                DELETE FROM outbox WHERE ctid >= format('(%s,0)', page)::tid
+                    AND ctid < format('(%s,0)', page + {BATCH_PAGES})::tid;
+                COMMIT;
+            END LOOP;
+        END $$"
+    ))?;
+    if servers.postgres.query_one(DATABASE, "SELECT count(*) FROM outbox")? != "0" {
+        bail!("the table is not empty");
+    }
+    servers.sql("VACUUM outbox")
 }
 
 /// Sessions are counted when the postmaster has reaped them, which is soon after pgbench has ended.
@@ -277,6 +323,8 @@ mod tests {
             (Arm::Emit, "pillarbox.emit("),
             (Arm::Insert, "INSERT INTO outbox"),
             (Arm::InsertDelete, "DELETE FROM"),
+            (Arm::DeletedLater, "INSERT INTO outbox "),
+            (Arm::Partitioned, "INSERT INTO outbox_daily"),
         ] {
             let script = arm.script("{}");
             assert!(script.contains(word) && script.ends_with("COMMIT;\n"), "{script}");
