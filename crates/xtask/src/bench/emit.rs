@@ -7,6 +7,8 @@
 //! same transaction, batches of deletes and a VACUUM after the run, or a partition that is dropped some day (which costs
 //! nothing a transaction).
 //!
+//! The message of emit() is measured without emit(), too: no function that sends it for its caller can cost less.
+//!
 //! Postgres alone, without a relay: what relaying costs is another bench. Must never compare arms of different rounds,
 //! nor leave out what an arm writes: time, CPU of its sessions and WAL are told together.
 
@@ -65,20 +67,29 @@ pub(crate) struct Options {
 enum Arm {
     NoEvent,
     Emit,
+    BareMessage,
     Insert,
     InsertDelete,
     DeletedLater,
     Partitioned,
 }
 
-const ARMS: [Arm; 6] =
-    [Arm::NoEvent, Arm::Emit, Arm::Insert, Arm::InsertDelete, Arm::DeletedLater, Arm::Partitioned];
+const ARMS: [Arm; 7] = [
+    Arm::NoEvent,
+    Arm::Emit,
+    Arm::BareMessage,
+    Arm::Insert,
+    Arm::InsertDelete,
+    Arm::DeletedLater,
+    Arm::Partitioned,
+];
 
 impl Arm {
     fn name(self) -> &'static str {
         match self {
             Arm::NoEvent => "no event",
             Arm::Emit => "emit()",
+            Arm::BareMessage => "its message alone",
             Arm::Insert => "insert",
             Arm::InsertDelete => "insert + delete",
             Arm::DeletedLater => "insert, deleted later",
@@ -92,6 +103,11 @@ impl Arm {
             Arm::NoEvent => String::new(),
             Arm::Emit => format!(
                 "SELECT pillarbox.emit('order', 'order-' || :account, 'OrderPlaced', '{payload}'::jsonb);\n"
+            ),
+            // What emit() sends, by the caller himself: the floor for any function that does it for him.
+            Arm::BareMessage => format!(
+                "SELECT pg_logical_emit_message(true, 'outbox', record_send(ROW(gen_random_uuid(), 'order', \
+                 'order-' || :account, 'OrderPlaced', NULL::bytea, '{payload}'::jsonb)));\n"
             ),
             Arm::Insert | Arm::DeletedLater => insert("outbox", "gen_random_uuid()", payload),
             Arm::Partitioned => insert("outbox_daily", "gen_random_uuid()", payload),
@@ -321,6 +337,7 @@ mod tests {
     fn every_arm_commits_and_names_its_event() {
         for (arm, word) in [
             (Arm::Emit, "pillarbox.emit("),
+            (Arm::BareMessage, "pg_logical_emit_message(true, 'outbox'"),
             (Arm::Insert, "INSERT INTO outbox"),
             (Arm::InsertDelete, "DELETE FROM"),
             (Arm::DeletedLater, "INSERT INTO outbox "),
