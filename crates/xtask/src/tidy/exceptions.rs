@@ -21,6 +21,10 @@ const SPAWNS: &[Row] = &[
         "crates/pillarbox-lab/src/process.rs",
         "one thread that starts all servers: they die with the thread that did",
     ),
+    (
+        "crates/pillarbox-lab/src/proxy/tasks.rs",
+        "a task a connection of the fault proxy: ends with it, or with the proxy's runtime",
+    ),
     ("crates/pillarbox-lab/src/sql.rs", "a thread a call, so that callers may be inside a runtime; joined"),
     (
         "crates/pillarbox-lab/src/workload.rs",
