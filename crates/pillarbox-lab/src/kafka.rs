@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use rustix::process::Signal;
 
 use self::broker::{Broker, ClusterSetup, NodePorts};
@@ -117,10 +118,24 @@ impl Kafka {
 
     /// The address of a listener of the first broker, by its name.
     pub fn listener(&self, name: &str) -> Result<String, LabError> {
+        Ok(format!("127.0.0.1:{}", self.listener_port(1, name)?))
+    }
+
+    /// The port of a listener of a broker, whatever it advertises.
+    pub fn listener_port(&self, broker: usize, name: &str) -> Result<u16, LabError> {
         let unknown = || LabError::Option { what: format!("no kafka listener {name}") };
         let index = self.setup.options.listeners.iter().position(|listener| listener.name == name);
-        let port = self.broker(1)?.ports.listeners.get(index.ok_or_else(unknown)?).ok_or_else(unknown)?;
-        Ok(format!("127.0.0.1:{port}"))
+        let ports = &self.broker(broker)?.ports.listeners;
+        ports.get(index.ok_or_else(unknown)?).copied().ok_or_else(unknown)
+    }
+
+    /// The id of a topic.
+    pub fn topic_id(&self, name: &str) -> Result<uuid::Uuid, LabError> {
+        let metadata = rpc::metadata(self.any_port()?, true)?;
+        let of_name =
+            |topic: &&MetadataResponseTopic| topic.name.as_ref().is_some_and(|n| n.as_str() == name);
+        let found = metadata.topics.iter().find(of_name).map(|topic| topic.topic_id);
+        found.ok_or_else(|| LabError::Kafka { what: format!("no topic {name}") })
     }
 
     /// The client port of a broker.

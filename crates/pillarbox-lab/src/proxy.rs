@@ -47,7 +47,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka_protocol::messages::ApiKey;
+pub use kafka_protocol::messages::ApiKey;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -136,7 +136,7 @@ impl Proxy {
         self.shared.blow(kinds, Blow::Finish(direction))
     }
 
-    /// Flips the bits of one byte, the last of the next message, on each connection; gives on how many.
+    /// Flips the bits of one byte, in the middle of the next message, on each connection; gives on how many.
     pub fn corrupt(&self, kinds: &[Kind], direction: Direction) -> usize {
         self.shared.blow(kinds, Blow::Corrupt(direction))
     }

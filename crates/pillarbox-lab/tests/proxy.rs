@@ -6,8 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use kafka_protocol::messages::ApiKey;
-use pillarbox_lab::proxy::{Action, Direction, Kind, Protocol, Proxy, Trigger, Weather};
+use pillarbox_lab::proxy::{Action, ApiKey, Direction, Kind, Protocol, Proxy, Trigger, Weather};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough for a byte to have come, had it been let through.
@@ -248,7 +247,7 @@ fn one_byte_is_corrupted() {
     let (pair, mut client, mut server) = Pair::opaque();
     assert_eq!(pair.proxy.corrupt(&Kind::ALL, Direction::ToServer), 1);
     client.write_all(&[1, 2, 3]).expect("a write");
-    expect(&mut server, &[1, 2, 3 ^ 0xff]);
+    expect(&mut server, &[1, 2 ^ 0xff, 3]);
     client.write_all(&[1, 2, 3]).expect("a write");
     expect(&mut server, &[1, 2, 3]);
     assert_eq!(pair.proxy.corrupted(), 1);
@@ -340,6 +339,20 @@ fn an_answer_is_caught_by_its_request() {
     before.wait(PATIENCE).expect("it is met");
     expect_reset(&mut server);
     expect_reset(&mut client);
+}
+
+#[test]
+fn a_request_is_corrupted_on_its_way() {
+    let pair = Pair::new(Protocol::Kafka);
+    let (mut client, mut server) = pair.connect();
+    let caught = pair.proxy.catch(Trigger::EndTxn { commit: false }, Action::Corrupt);
+    let [whole, mut altered] = [true, false].map(|commit| end_txn(1, commit));
+    client.write_all(&whole).expect("a write");
+    client.write_all(&altered).expect("a write");
+    expect(&mut server, &whole);
+    altered[14] ^= 0xff;
+    expect(&mut server, &altered);
+    assert!(caught.is_caught() && pair.proxy.corrupted() == 1);
 }
 
 #[test]

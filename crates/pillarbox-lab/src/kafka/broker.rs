@@ -132,10 +132,14 @@ impl Broker {
         let in_sync = nodes.len().min(3).div_ceil(2).to_string();
         let NodePorts { broker, controller, listeners: ports } = &self.ports;
         let more = &setup.options.listeners;
-        let place = |(listener, port): (&Listener, &u16)| format!(",{}://127.0.0.1:{port}", listener.name);
-        let places: String = more.iter().zip(ports).map(place).collect();
-        let advertised = format!("PLAINTEXT://127.0.0.1:{broker}{places}");
-        let listeners = format!("{advertised},CONTROLLER://127.0.0.1:{controller}");
+        let place = |listener: &Listener, port: u16| format!(",{}://127.0.0.1:{port}", listener.name);
+        let places: String = more.iter().zip(ports).map(|(listener, port)| place(listener, *port)).collect();
+        let told = |(listener, port): (&Listener, &u16)| {
+            place(listener, *listener.advertised.get(self.id - 1).unwrap_or(port))
+        };
+        let told: String = more.iter().zip(ports).map(told).collect();
+        let advertised = format!("PLAINTEXT://127.0.0.1:{broker}{told}");
+        let listeners = format!("PLAINTEXT://127.0.0.1:{broker}{places},CONTROLLER://127.0.0.1:{controller}");
         let protocols: String = more.iter().map(|listener| format!(",{}", listener.protocol())).collect();
         let protocols = format!("CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT{protocols}");
         let (id, log_dir) = (self.id.to_string(), self.log_dir().display().to_string());

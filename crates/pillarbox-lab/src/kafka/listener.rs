@@ -28,6 +28,8 @@ pub struct Listener {
     pub sasl: bool,
     /// Settings of this listener alone, e.g. `connections.max.reauth.ms`.
     pub settings: Vec<(String, String)>,
+    /// Ports on 127.0.0.1 that clients are told, one a broker: of proxies in front of it. Without them, its own.
+    pub advertised: Vec<u16>,
 }
 
 impl Listener {
@@ -40,6 +42,7 @@ impl Listener {
             plain: Vec::new(),
             sasl: false,
             settings: Vec::new(),
+            advertised: Vec::new(),
         }
     }
 

@@ -53,7 +53,8 @@ impl Request {
         }
         let mut body = self.body()?;
         body.compact()?;
-        (body.i64()?, body.i16()?);
+        body.i64()?;
+        body.i16()?;
         Some(body.u8()? != 0)
     }
 
@@ -68,7 +69,8 @@ impl Request {
         }
         let mut body = self.body()?;
         body.compact()?;
-        (body.i16()?, body.i32()?);
+        body.i16()?;
+        body.i32()?;
         for _ in 1..body.uvarint()? {
             let found = match self.version >= PRODUCE_BY_ID {
                 true => body.take(16)? == id.as_bytes(),

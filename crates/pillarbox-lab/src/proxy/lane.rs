@@ -147,17 +147,21 @@ impl<'a> Writer<'a> {
 
     async fn message(&mut self, mut bytes: Bytes, sight: &Sight) {
         let catch = self.shared.caught(sight, self.link);
+        let mut alter = self.link.take_corruption(self.direction);
         if let Some(catch) = &catch {
             catch.caught();
             match catch.action {
-                Action::Hold => catch.released().await,
+                Action::Hold => {
+                    catch.released().await;
+                    self.held = true;
+                    self.clear().await;
+                }
                 Action::Reset => return self.link.blow(Blow::Reset),
+                Action::Corrupt => alter = true,
             }
-            self.held = true;
-            self.clear().await;
         }
         self.shared.saw(self.link, sight, &bytes, catch);
-        if self.link.take_corruption(self.direction) {
+        if alter {
             bytes = corrupted(&bytes);
             self.shared.count_corrupted();
         }
@@ -216,8 +220,9 @@ impl<'a> Writer<'a> {
 
 fn corrupted(bytes: &Bytes) -> Bytes {
     let mut bytes = BytesMut::from(bytes.as_ref());
-    if let Some(last) = bytes.last_mut() {
-        *last ^= 0xff;
+    let middle = bytes.len() / 2;
+    if let Some(byte) = bytes.get_mut(middle) {
+        *byte ^= 0xff;
     }
     bytes.freeze()
 }

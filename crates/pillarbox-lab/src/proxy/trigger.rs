@@ -56,6 +56,8 @@ pub enum Action {
     Hold,
     /// Its connection is reset; it goes no further.
     Reset,
+    /// The byte in its middle is altered.
+    Corrupt,
 }
 
 /// One armed trigger, as the lanes see it.
