@@ -68,6 +68,15 @@ pub(crate) fn look(config: &Config) -> Result<(SourceFacts, Option<i32>), Fault>
     Ok((facts(config, &mut connection, &slot)?, slot.active_pid.filter(|_| slot.active)))
 }
 
+/// Whether the walsender of our slot has work that may keep it from answering; false also where nobody can be asked.
+pub(crate) fn is_busy(config: &Config) -> bool {
+    let asked = connect(config).and_then(|mut connection| {
+        let slot = connection.is_decoding(&config.postgres.slot);
+        slot.map_err(|error| fault(config, &error, "cannot look at"))
+    });
+    asked.unwrap_or(false)
+}
+
 /// Waits until the slot is free, then takes it.
 pub(crate) fn acquire(
     config: &Config,

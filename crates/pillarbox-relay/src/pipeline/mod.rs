@@ -25,6 +25,7 @@ pub(crate) mod messages;
 pub mod pace;
 mod reader;
 mod run;
+mod silence;
 pub mod state;
 pub mod status;
 mod task;

@@ -4,7 +4,7 @@
 //! ```text
 //! acquire -> hold (answer keepalives, confirm nothing) -> stream -> drain -> end
 //!                     | 10 s without a plan                  |
-//!                     +-> give the slot back <---------------+ 10 s without a commit
+//!                     +-> give the slot back <---------------+ 10 s without a commit, or the server silent
 //! ```
 //!
 //! | while | the socket | status updates |
@@ -25,11 +25,12 @@ use pillarbox_wire::lsn::{Lsn, PgTimestamp};
 use pillarbox_wire::position::Epoch;
 use tokio::sync::mpsc;
 
-use super::acquire::{Acquired, NotAcquired, acquire};
+use super::acquire::{Acquired, NotAcquired, acquire, is_busy};
 use super::board::Board;
 use super::intake::{CommittedSet, Intake, Now, SealedSet, Taken, UpdatesSeen};
 use super::messages::{Command, Event, Inbox, Plan, ReaderEnd};
 use super::pace::{Due, HOT_PAUSE};
+use super::silence::{self, Silence, Verdict};
 use crate::config::Config;
 use crate::error::{Class, Code, Fault};
 use crate::position::confirm::COMMIT_STALL_MAX;
@@ -174,6 +175,9 @@ struct Streaming {
     /// The end of WAL up to which everything was shown to have arrived.
     arrived: Lsn,
     asked: bool,
+    /// How long Postgres has said nothing, and whether the next status asks it to.
+    silence: Silence,
+    asks: bool,
     /// When the sink last showed progress, or got work after having none.
     progress_at: Instant,
     /// Retimed events that a warning told of, and when.
@@ -220,6 +224,8 @@ impl Streaming {
             confirmed: Lsn::ZERO,
             arrived: Lsn::ZERO,
             asked: true,
+            silence: Silence::new(Duration::ZERO),
+            asks: false,
             progress_at: origin,
             retimed: 0,
             retimed_at: None,
@@ -262,6 +268,7 @@ impl Streaming {
             if took == Took::Some {
                 continue;
             }
+            self.listen(wants_frames)?;
             if self.intake.is_hot() && wants_frames {
                 std::thread::sleep(HOT_PAUSE);
             } else {
@@ -316,11 +323,29 @@ impl Streaming {
             }
         }
         if taken > 0 {
+            self.silence.heard(self.now().monotonic);
             return Ok(Took::Some);
         }
         let read = self.link.read_into(frames).map_err(|error| stream_fault(&self.config, &error))?;
+        if read > 0 {
+            self.silence.heard(self.now().monotonic);
+        }
         self.intake.heat(read, now);
         Ok(if read > 0 && !self.intake.is_hot() { Took::Some } else { Took::Nothing })
+    }
+
+    /// Everything that came was read: whether somebody is there at all.
+    fn listen(&mut self, wants_frames: bool) -> Result<(), Fault> {
+        if !wants_frames {
+            self.silence.heard(self.now().monotonic);
+        }
+        match self.silence.look(self.now().monotonic) {
+            Verdict::Fine => {}
+            Verdict::Ask => (self.asks, self.asked) = (true, true),
+            Verdict::Suspect if is_busy(&self.config) => self.silence.heard(self.now().monotonic),
+            Verdict::Suspect => return Err(silence::fault(&self.config.postgres.slot)),
+        }
+        Ok(())
     }
 
     fn frame_fault(&self, error: &SourceError) -> Fault {
@@ -526,7 +551,8 @@ impl Streaming {
         if moved {
             hit(Step::ConfirmReady);
         }
-        self.link.send_status(confirmed, false).map_err(|error| stream_fault(&self.config, &error))?;
+        let asks = std::mem::take(&mut self.asks);
+        self.link.send_status(confirmed, asks).map_err(|error| stream_fault(&self.config, &error))?;
         if moved {
             hit(Step::Confirmed);
         }

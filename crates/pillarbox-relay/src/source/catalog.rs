@@ -156,6 +156,21 @@ impl Connection {
         rows.first().map(parse_slot).transpose()
     }
 
+    /// Whether the walsender of a slot works: it is there, and waits neither for its client nor for WAL.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub fn is_decoding(&mut self, slot: &str) -> Result<bool, SourceError> {
+        let sql = format!(
+            "SELECT coalesce(a.wait_event_type, '') NOT IN ('Client', 'Activity') \
+             FROM pg_catalog.pg_replication_slots s \
+             JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid WHERE s.slot_name = {}",
+            quote_literal(slot)
+        );
+        let rows = self.query(&sql, CATALOG_TIMEOUT)?;
+        Ok(rows.first().is_some_and(|row| row.get(0) == Some("t")))
+    }
+
     /// Ends exactly the walsender `pid` that began at `backend_start`; false when it is gone.
     ///
     /// # Errors

@@ -36,6 +36,24 @@ fn connects_with_a_password_and_knows_the_server() {
 }
 
 #[test]
+fn a_walsender_that_decodes_is_told_from_one_that_waits() {
+    for version in VERSIONS {
+        let site = Site::start(version, &[]);
+        site.publish_and_create_slot();
+        let mut looking = site.connect();
+        let mut is_decoding = || looking.is_decoding("s").expect("an answer");
+        assert!(!is_decoding(), "nobody streams");
+        let stream = site.stream();
+        until("it waits for WAL", || !is_decoding());
+        // Not published: nothing of it is sent.
+        site.sql("CREATE TABLE other (i int); INSERT INTO other SELECT generate_series(1, 2000000)");
+        until("it decodes", &mut is_decoding);
+        until("it waits again", || !is_decoding());
+        drop(stream);
+    }
+}
+
+#[test]
 fn slots_missing_in_use_unfit_and_lost() {
     for version in VERSIONS {
         let site = Site::start(
