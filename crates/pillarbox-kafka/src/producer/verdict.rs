@@ -129,14 +129,15 @@ impl Verdict {
             }
             ErrorCode::INVALID_RECORD
             | ErrorCode::INVALID_TIMESTAMP
-            | ErrorCode::CORRUPT_MESSAGE
             | ErrorCode::UNSUPPORTED_COMPRESSION_TYPE
             | ErrorCode::UNSUPPORTED_FOR_MESSAGE_FORMAT
             | ErrorCode::POLICY_VIOLATION => Self::Lose(LostReason::Rejected { topic: topic(), code }),
             code if code.is_authorization() => {
                 Self::Lose(LostReason::Authorization { object: topic(), code })
             }
-            ErrorCode::NOT_ENOUGH_REPLICAS
+            // Its checksum did not fit when it arrived: altered on its way.
+            ErrorCode::CORRUPT_MESSAGE
+            | ErrorCode::NOT_ENOUGH_REPLICAS
             | ErrorCode::NOT_ENOUGH_REPLICAS_AFTER_APPEND
             | ErrorCode::REQUEST_TIMED_OUT
             | ErrorCode::LEADER_NOT_AVAILABLE => Self::Replay { cause, slow: true },
@@ -239,7 +240,7 @@ mod tests {
         for code in [10, 18] {
             assert_eq!(lose(code), LostReason::TooLarge { topic: topic() });
         }
-        for code in [2, 32, 76, 87] {
+        for code in [32, 76, 87] {
             assert_eq!(lose(code), LostReason::Rejected { topic: topic(), code: ErrorCode(code) });
         }
         for code in [29, 31, 53] {
@@ -251,7 +252,16 @@ mod tests {
         for (code, slow) in
             [(3, false), (6, false), (51, false), (56, false), (74, false), (100, false), (103, false)]
                 .into_iter()
-                .chain([(120, false), (45, false), (59, false), (5, true), (7, true), (19, true), (20, true)])
+                .chain([
+                    (2, true),
+                    (120, false),
+                    (45, false),
+                    (59, false),
+                    (5, true),
+                    (7, true),
+                    (19, true),
+                    (20, true),
+                ])
         {
             assert_eq!(Verdict::of_produce(ErrorCode(code), "orders"), replay(ErrorCode(code), slow));
         }
