@@ -52,6 +52,15 @@ pub(crate) struct Configuration {
     log: PathBuf,
 }
 
+/// How a relay reaches both servers.
+#[derive(Clone)]
+pub(crate) struct Way {
+    /// The database.
+    pub(crate) url: String,
+    /// `host:port,...` of brokers.
+    pub(crate) brokers: String,
+}
+
 /// What a one-shot command said.
 pub(crate) struct Answer {
     /// Its exit code; `None` where a signal ended it.
@@ -96,15 +105,28 @@ impl Site {
         more: &[&str],
         outbox: &str,
     ) -> Configuration {
+        let way = Way { url: self.url(), brokers: self.kafka.bootstrap() };
+        self.configure_by(&way, pipeline, partitions, more, outbox)
+    }
+
+    /// The same for a relay that goes another way.
+    pub(crate) fn configure_by(
+        &self,
+        way: &Way,
+        pipeline: &str,
+        partitions: u32,
+        more: &[&str],
+        outbox: &str,
+    ) -> Configuration {
         let port = ports::free(1).expect("a free port")[0];
         let file = self.dir.path().join(format!("{pipeline}-{port}.yaml"));
-        let brokers = self.kafka.bootstrap().replace(',', "\", \"");
+        let brokers = way.brokers.replace(',', "\", \"");
         let more: String = more.iter().map(|line| format!("\n  {line}")).collect();
         let text = format!(
             "pipeline: {pipeline}\npostgres: {{ url: \"{}\" }}\nkafka:\n  brokers: [\"{brokers}\"]\n  \
              topics: {{ partitions: {partitions} }}{more}\noutbox: {outbox}\n\
              http: {{ listen: \"127.0.0.1:{port}\" }}\n",
-            self.url()
+            way.url
         );
         fs::write(&file, text).expect("the file is written");
         let log = file.with_extension("log");
