@@ -101,7 +101,7 @@ pub async fn restore(cluster: &Cluster, ids: &[String], topics: &[(String, u32)]
                 first_offset: producer.current_txn_start_offset,
                 transactional_id: last.transactional_id.clone(),
             };
-            match judge(last, producer.producer_epoch, raised) {
+            match judge(last.state, last.epoch, producer.producer_epoch, raised) {
                 Verdict::UnderWay => {}
                 Verdict::Unknown => report.unknown.push(open),
                 Verdict::Lost(ending) => lost.push((open, ending, producer)),
@@ -127,10 +127,14 @@ struct Last {
     epoch: i32,
 }
 
+/// How far a coordinator says an id's last transaction is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub enum State {
+    /// Over.
     Ended(Ending),
+    /// Decided, markers are being written.
     Ending,
+    /// Under way, or there was none.
     Other,
 }
 
@@ -145,18 +149,23 @@ impl State {
     }
 }
 
+/// What an open transaction in a partition is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub enum Verdict {
+    /// Under way.
     UnderWay,
+    /// Over, and its marker is lost.
     Lost(Ending),
+    /// Nobody remembers its outcome.
     Unknown,
 }
 
-/// The table above; `raised`: by how much an end raises the epoch.
-fn judge(last: &Last, open_epoch: i32, raised: i32) -> Verdict {
-    match last.state {
-        State::Ended(ending) if open_epoch + raised == last.epoch => Verdict::Lost(ending),
-        _ if open_epoch >= last.epoch => Verdict::UnderWay,
+/// The table above for an id whose coordinator says `state` and `epoch`, and a partition where it has a transaction open
+/// in `open_epoch`; `raised`: by how much an end raises the epoch.
+pub fn judge(state: State, epoch: i32, open_epoch: i32, raised: i32) -> Verdict {
+    match state {
+        State::Ended(ending) if open_epoch + raised == epoch => Verdict::Lost(ending),
+        _ if open_epoch >= epoch => Verdict::UnderWay,
         _ => Verdict::Unknown,
     }
 }
@@ -310,8 +319,6 @@ mod tests {
 
     #[test]
     fn only_what_the_coordinator_ended_last_is_ended() {
-        let last =
-            |state: &str, epoch| Last { transactional_id: "p.0".to_owned(), state: State::of(state), epoch };
         let cases = [
             ("CompleteCommit", 8, 7, Verdict::Lost(Ending::Commit)),
             ("CompleteAbort", 8, 7, Verdict::Lost(Ending::Abort)),
@@ -329,7 +336,7 @@ mod tests {
             ("Dead", 8, 7, Verdict::Unknown),
         ];
         for (state, epoch, open, expected) in cases {
-            assert_eq!(judge(&last(state, epoch), open, 1), expected, "{state} {epoch}, open {open}");
+            assert_eq!(judge(State::of(state), epoch, open, 1), expected, "{state} {epoch}, open {open}");
         }
         let older = [
             ("CompleteCommit", 8, 8, Verdict::Lost(Ending::Commit)),
@@ -339,7 +346,7 @@ mod tests {
             ("Empty", 9, 8, Verdict::Unknown),
         ];
         for (state, epoch, open, expected) in older {
-            assert_eq!(judge(&last(state, epoch), open, 0), expected, "{state} {epoch}, open {open}, older");
+            assert_eq!(judge(State::of(state), epoch, open, 0), expected, "{state} {epoch}, open {open}, older");
         }
     }
 

@@ -41,8 +41,9 @@ use state::{Action, IdSlot, Input, Machine, Protocol, TxnKey};
 mod encode;
 mod held;
 mod io;
-mod plan;
+pub mod plan;
 pub mod state;
+pub mod tally;
 mod verdict;
 
 pub use verdict::{Cause, Failure, LostReason, Verdict};

@@ -12,36 +12,40 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 /// Bytes of batches in one request; the broker's `socket.request.max.bytes` is 100 MiB by default.
-pub(crate) const REQUEST_BYTES_MAX: usize = 64 << 20;
+pub const REQUEST_BYTES_MAX: usize = 64 << 20;
 
 /// One batch as the plan sees it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Item<P> {
+pub struct Item<P> {
     /// Topic and partition.
-    pub(crate) partition: P,
+    pub partition: P,
     /// Broker id of the leader.
-    pub(crate) broker: i32,
-    pub(crate) bytes: usize,
+    pub broker: i32,
+    /// Its length.
+    pub bytes: usize,
 }
 
 /// Batches (by index) for one Produce to one broker; no two of the same partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Request {
-    pub(crate) broker: i32,
-    pub(crate) items: Vec<usize>,
+pub struct Request {
+    /// Broker id.
+    pub broker: i32,
+    /// Which batches.
+    pub items: Vec<usize>,
     bytes: usize,
 }
 
 /// Requests that may be under way together; the next stage waits for all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stage {
-    pub(crate) requests: Vec<Request>,
+pub struct Stage {
+    /// One or several a broker.
+    pub requests: Vec<Request>,
     /// No partition appears twice in this stage, so a refused request may be repeated on its own.
-    pub(crate) repeatable: bool,
+    pub repeatable: bool,
 }
 
 /// The last item is the checkpoint.
-pub(crate) fn plan<P: Eq + Hash + Copy>(items: &[Item<P>], bytes_max: usize) -> Vec<Stage> {
+pub fn plan<P: Eq + Hash + Copy>(items: &[Item<P>], bytes_max: usize) -> Vec<Stage> {
     let Some(last) = items.len().checked_sub(1) else { return Vec::new() };
     let mut rounds: Vec<Vec<Request>> = Vec::new();
     let mut batches_of: HashMap<P, usize> = HashMap::with_capacity(last);

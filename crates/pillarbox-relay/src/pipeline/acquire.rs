@@ -25,6 +25,7 @@ use pillarbox_failpoint::{Step, hit};
 use pillarbox_wire::lsn::{Lsn, TimelineId};
 
 use super::messages::{Command, Event, Inbox};
+use super::standby::{Leader, Seen, Watch};
 use crate::config::{Config, TableName};
 use crate::error::{Code, Fault};
 use crate::position::lineage::SourceFacts;
@@ -34,9 +35,6 @@ use crate::source::{Attempt, Connection, PublicationState, SlotInfo, SourceError
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a standby looks at the slot: part of the takeover time.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(50);
-/// A leader that says nothing for this long by the standby's own clock is stale. The leader sends
-/// a status every second.
-const STALE_LEADER: Duration = Duration::from_secs(5);
 /// The database that plays no part in the slot's fate must not hold a standby up.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -133,52 +131,29 @@ fn wait_until_free(
     inbox: &Inbox,
     tell: &mut impl FnMut(Event),
 ) -> Result<SlotInfo, NotAcquired> {
-    let mut leader: Option<(Leader, Instant)> = None;
+    let (mut watch, began) = (Watch::default(), Instant::now());
     loop {
         if matches!(inbox.next(), Some(Command::Release | Command::Drain)) {
             return Err(NotAcquired::Released);
         }
         let slot = usable_slot(config, connection)?;
-        let Some(now) = Leader::of(&slot) else { return Ok(slot) };
-        match &leader {
-            Some((known, since)) if *known == now => {
-                if now.shows_replies() && since.elapsed() >= STALE_LEADER {
-                    end_leader(config, connection, &now)?;
-                    hit(Step::LeaderEnded);
-                    leader = None;
-                }
+        match watch.look(leader(&slot), began.elapsed()) {
+            Seen::Free => return Ok(slot),
+            Seen::Stale(leader) => {
+                end_leader(config, connection, &leader)?;
+                hit(Step::LeaderEnded);
             }
-            _ => {
-                if leader.is_none() {
-                    tell(Event::SlotBusy);
-                }
-                leader = Some((now, Instant::now()));
-            }
+            Seen::Busy { first: true } => tell(Event::SlotBusy),
+            Seen::Busy { first: false } => {}
         }
         hit(Step::StandingBy);
         inbox.wake.wait(STANDBY_INTERVAL);
     }
 }
 
-/// What shows that a leader lives: its connection, and the time in its last reply (its own clock,
-/// so it is only compared with itself).
-#[derive(Debug, PartialEq, Eq)]
-struct Leader {
-    pid: i32,
-    backend_start: Option<String>,
-    reply_time: Option<String>,
-}
-
-impl Leader {
-    /// Without `pg_read_all_stats` a role sees no reply times, and an unchanged leader proves nothing.
-    fn shows_replies(&self) -> bool {
-        self.reply_time.is_some() && self.backend_start.is_some()
-    }
-
-    fn of(slot: &SlotInfo) -> Option<Self> {
-        let pid = slot.active_pid.filter(|_| slot.active)?;
-        Some(Self { pid, backend_start: slot.backend_start.clone(), reply_time: slot.reply_time.clone() })
-    }
+fn leader(slot: &SlotInfo) -> Option<Leader> {
+    let pid = slot.active_pid.filter(|_| slot.active)?;
+    Some(Leader { pid, backend_start: slot.backend_start.clone(), reply_time: slot.reply_time.clone() })
 }
 
 fn end_leader(config: &Config, connection: &mut Connection, leader: &Leader) -> Result<(), Fault> {
@@ -274,21 +249,5 @@ fn publication(config: &Config, connection: &mut Connection) -> Result<(), Fault
                 lacking.table
             )))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_leader_whose_replies_are_hidden_is_never_stale() {
-        let leader = |reply_time: Option<&str>| Leader {
-            pid: 1,
-            backend_start: Some("b".into()),
-            reply_time: reply_time.map(str::to_owned),
-        };
-        assert!(leader(Some("r")).shows_replies());
-        assert!(!leader(None).shows_replies());
     }
 }

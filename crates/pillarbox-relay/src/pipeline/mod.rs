@@ -7,6 +7,7 @@
 //! | [`pace`] | the one rule of commit pacing: pure |
 //! | `run` | the supervisor: performs what the machine says |
 //! | `acquire` | owns the slot, stands by |
+//! | [`standby`] | when a standby ends the leader: pure |
 //! | `reader` | the reader thread |
 //! | `task` | the one place that starts threads and tasks |
 //! | `messages`, `board` | what threads tell each other, and the outside |
@@ -26,6 +27,7 @@ pub mod pace;
 mod reader;
 mod run;
 mod silence;
+pub mod standby;
 pub mod state;
 pub mod status;
 mod task;

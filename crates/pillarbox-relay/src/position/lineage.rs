@@ -54,6 +54,22 @@ pub struct Continuation {
     pub resume_lsn: Lsn,
 }
 
+impl Continuation {
+    /// The position to go on from, behind `before`.
+    pub fn record(&self, before: &PositionRecord, slot: &str, generation: &str) -> PositionRecord {
+        PositionRecord {
+            epoch: self.epoch,
+            timeline: self.timeline.0,
+            resume_lsn: self.resume_lsn,
+            slot: slot.to_owned(),
+            generation: generation.to_owned(),
+            // It may lie in the lost tail of the former timeline.
+            lineage_nonce: before.lineage_nonce.clone().filter(|_| self.epoch == before.epoch),
+            ..before.clone()
+        }
+    }
+}
+
 /// Compares the source with the checkpoint, which is the newest: every predecessor is fenced.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use pillarbox_kafka::Cluster;
 use pillarbox_kafka::producer::Producer;
 use pillarbox_wire::lsn::{Lsn, SystemId, TimelineId};
 
-use super::commit::{Tag, unix_ms};
+use super::commit::{Clock, Tag, unix_ms};
 use super::markers;
 use super::read::{End, read};
 use super::record::Recorder;
@@ -48,7 +48,7 @@ pub async fn bootstrap(config: &Config, cluster: &Cluster, first: &FirstCheckpoi
     table.position = Some(position.clone());
     let end = SetEnd::from(&position);
     let mut recorder = Recorder::new(checkpoint_topic(cluster, config).await?, table, position);
-    commit_alone(&mut producer, &mut recorder, &end).await?;
+    commit_alone(&mut producer, &mut recorder, Clock::start(), &end).await?;
     Ok(true)
 }
 
@@ -67,7 +67,7 @@ pub(crate) async fn declare(
     let declared = decide(former(&table))?;
     table.position = Some(declared.clone());
     let mut recorder = Recorder::new(checkpoint_topic(cluster, config).await?, table, declared.clone());
-    commit_alone(&mut producer, &mut recorder, &SetEnd::from(&declared)).await?;
+    commit_alone(&mut producer, &mut recorder, Clock::start(), &SetEnd::from(&declared)).await?;
     // A commit is answered before its marker is in the log: whoever looks next must find it.
     read(cluster, config, End::HighWatermark).await?;
     Ok(declared)

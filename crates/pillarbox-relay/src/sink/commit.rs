@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::record::Recorder;
 use crate::error::{Code, Fault};
 use crate::pipeline::board::{Board, Commit};
-use crate::pipeline::intake::{CommittedSet, SealedSet, SetEnd};
+use crate::pipeline::intake::{CommittedSet, Now, SealedSet, SetEnd};
 use crate::pipeline::messages::{Command, Outlet};
 use crate::position::checkpoint::Delta;
 
@@ -54,10 +54,25 @@ impl Tag {
     }
 }
 
+/// Time as the recorder takes it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now(self) -> Now {
+        Now { monotonic: self.0.elapsed(), unix_ms: unix_ms() }
+    }
+}
+
 /// The running sink.
 pub(crate) struct Sink {
     pub(crate) producer: Producer<Tag>,
     pub(crate) recorder: Recorder,
+    pub(crate) clock: Clock,
     pub(crate) sets: mpsc::Receiver<SealedSet>,
     pub(crate) reader: Outlet,
     pub(crate) board: Arc<Board>,
@@ -87,7 +102,7 @@ impl Sink {
     }
 
     fn submit(&mut self, set: SealedSet) {
-        let checkpoint = self.recorder.checkpoint(&set.end, &set.delta, unix_ms());
+        let checkpoint = self.recorder.checkpoint(&set.end, &set.delta, self.clock.now());
         let tag = Tag {
             end: set.end,
             delta: set.delta,
@@ -135,7 +150,8 @@ impl Sink {
     }
 }
 
-pub(crate) fn lost_fault(reason: &LostReason) -> Fault {
+/// What a lost transaction means for the pipeline.
+pub fn lost_fault(reason: &LostReason) -> Fault {
     let (code, message, hint) = match reason {
         LostReason::Fenced => (
             Code::KafkaFenced,

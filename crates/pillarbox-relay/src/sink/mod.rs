@@ -5,8 +5,8 @@
 //! | `recover` | Start, steps 2 to 4: read, judge, fence, read again |
 //! | `markers` | completes what brokers ended only in part |
 //! | `commit` | the sink thread's loop: submit, wait, report |
-//! | `record` | the checkpoint batch of a transaction |
-//! | `read` | the checkpoint topic, read backwards |
+//! | [`record`] | the checkpoint batch of a transaction |
+//! | `read`, [`tail`] | the checkpoint topic, read backwards |
 //! | `topics` | what a topic takes, whether it is still the one we know |
 //! | `bootstrap` | the first checkpoint of a pipeline, and one that an operator declares |
 //!
@@ -30,12 +30,14 @@ pub(crate) mod commit;
 mod fault;
 mod markers;
 pub(crate) mod read;
-pub(crate) mod record;
+pub mod record;
 pub(crate) mod recover;
+pub mod tail;
 pub(crate) mod topics;
 
 pub(crate) use bootstrap::declare;
 pub use bootstrap::{FirstCheckpoint, bootstrap};
+pub use commit::lost_fault;
 pub use fault::kafka_fault;
 pub use read::read_checkpoint;
 

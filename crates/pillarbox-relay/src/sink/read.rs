@@ -2,7 +2,7 @@
 //!
 //! A checkpoint topic can hold a million commits. The last `position` record says where the whole
 //! table was last rewritten, so the tail is all that is read. Control batches take offsets but
-//! hold no records, hence steps that grow until a position turns up.
+//! hold no records, hence steps that grow until a position turns up. How far is decided in [`tail`](super::tail).
 
 use std::time::Duration;
 
@@ -11,14 +11,11 @@ use pillarbox_kafka::admin::{self, OffsetOf};
 use pillarbox_kafka::reader::{PartitionReader, ReaderOptions, Record};
 
 use super::kafka_fault;
+use super::tail::{Look, Tail};
 use crate::config::Config;
 use crate::error::{Code, Fault};
-use crate::position::checkpoint::{CheckpointError, Table, is_position_key, parse_position};
+use crate::position::checkpoint::{CheckpointError, Table};
 
-/// The first look: some transactions' checkpoints and their markers.
-const FIRST_STEP: i64 = 256;
-/// Each further look goes this much further back.
-const STEP_GROWTH: i64 = 8;
 /// Reading a checkpoint takes milliseconds; beyond this something holds the partition's last
 /// stable offset back. Shorter than the reader's patience, so that the fault says what.
 const READ_TIMEOUT: Duration = Duration::from_secs(6);
@@ -49,21 +46,13 @@ pub(crate) async fn read(cluster: &Cluster, config: &Config, end: End) -> Result
         End::Committed => log.offset(OffsetOf::LatestCommitted).await?,
         End::HighWatermark => log.offset(OffsetOf::Latest).await?,
     };
-    let earliest = log.offset(OffsetOf::Earliest).await?;
-    let mut step = FIRST_STEP;
+    let mut tail = Tail::new(log.offset(OffsetOf::Earliest).await?, to);
     loop {
-        let from = earliest.max(to - step);
-        let records = log.records(from, to).await?;
-        let position = records.iter().rev().find(|record| record.key.as_deref().is_some_and(is_position_key));
-        match position.map(|record| snapshot_offset(record, &topic)).transpose()? {
-            // The table was rewritten within what we have.
-            Some(Some(snapshot)) if snapshot >= from => return table(&records, snapshot, &topic).map(Some),
-            Some(Some(snapshot)) => {
-                return table(&log.records(snapshot.max(earliest), to).await?, snapshot, &topic).map(Some);
-            }
-            _ if from > earliest => step = step.saturating_mul(STEP_GROWTH),
-            Some(None) => return table(&records, earliest, &topic).map(Some),
-            None => return Ok(None),
+        let records = log.records(tail.from(), tail.to()).await?;
+        match tail.look(&records).map_err(|error| unreadable(&error, &topic))? {
+            Look::Table(table) => return Ok(Some(*table)),
+            Look::Further => {}
+            Look::Nothing => return Ok(None),
         }
     }
 }
@@ -82,22 +71,6 @@ async fn exists(cluster: &Cluster, topic: &str) -> Result<(), Fault> {
         None => Err(Fault::new(Code::CheckpointTopicMissing, format!("checkpoint topic {topic} does not exist"))
             .hint("run `pillarbox setup` if the pipeline is new; otherwise this is the wrong Kafka cluster, or the topic was deleted: see kafka.brokers")),
     }
-}
-
-/// Where the table was last rewritten, as the record of a position says.
-fn snapshot_offset(record: &Record, topic: &str) -> Result<Option<i64>, Fault> {
-    let value = record.value.as_deref().unwrap_or_default();
-    let position = parse_position("position", value).map_err(|error| unreadable(&error, topic))?;
-    Ok(position.snapshot_offset)
-}
-
-fn table(records: &[Record], from: i64, topic: &str) -> Result<Table, Fault> {
-    let mut table = Table::default();
-    for record in records.iter().filter(|record| record.offset >= from) {
-        let key = record.key.as_deref().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
-        table.apply(key, record.value.as_deref()).map_err(|error| unreadable(&error, topic))?;
-    }
-    Ok(table)
 }
 
 fn unreadable(error: &CheckpointError, topic: &str) -> Fault {

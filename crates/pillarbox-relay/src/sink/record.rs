@@ -1,14 +1,14 @@
 //! The checkpoint batch of a transaction: what the set adds to the table, or from time to time the
-//! whole table, and the position last.
+//! whole table, and the position last. Pure: time is an input.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use pillarbox_kafka::producer::{Batch, TopicRef};
 use pillarbox_wire::record_batch::BatchBuilder;
 
-use crate::pipeline::intake::SetEnd;
+use crate::pipeline::intake::{Now, SetEnd};
 use crate::position::checkpoint::{Delta, PositionRecord, Table, encode};
 
 /// The table is rewritten after this many commits, so that a start reads about as many.
@@ -17,45 +17,50 @@ const REWRITE_COMMITS: u32 = 1_000;
 const REWRITE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Writes checkpoints: knows the table as of the last submitted set.
-pub(crate) struct Recorder {
+pub struct Recorder {
     topic: Arc<TopicRef>,
     table: Table,
     position: PositionRecord,
     since_rewrite: u32,
-    rewritten_at: Instant,
+    rewritten_at: Duration,
 }
 
 /// A checkpoint batch.
-pub(crate) struct Checkpoint {
-    pub(crate) batch: Batch,
+pub struct Checkpoint {
+    /// For the checkpoint topic.
+    pub batch: Batch,
     /// Whether it holds the whole table: its offset is then the next `snapshot_offset`.
-    pub(crate) whole: bool,
+    pub whole: bool,
 }
 
 impl Recorder {
     /// Goes on from a table with a position.
-    pub(crate) fn new(topic: Arc<TopicRef>, table: Table, position: PositionRecord) -> Self {
+    pub fn new(topic: Arc<TopicRef>, table: Table, position: PositionRecord) -> Self {
         // The first commit of a start rewrites the table: a restart loop must not grow the tail.
-        Self { topic, table, position, since_rewrite: REWRITE_COMMITS, rewritten_at: Instant::now() }
+        Self { topic, table, position, since_rewrite: REWRITE_COMMITS, rewritten_at: Duration::ZERO }
     }
 
-    /// The checkpoint of a set. `at` is the wall clock in milliseconds.
-    pub(crate) fn checkpoint(&mut self, end: &SetEnd, delta: &Delta, at: i64) -> Checkpoint {
+    /// The checkpoint of a set.
+    ///
+    /// # Panics
+    /// When it would confirm less than the last one did (I2).
+    pub fn checkpoint(&mut self, end: &SetEnd, delta: &Delta, now: Now) -> Checkpoint {
         self.table.apply_delta(delta);
-        self.position = end.position(&self.position, at);
-        let whole = self.since_rewrite >= REWRITE_COMMITS || self.rewritten_at.elapsed() >= REWRITE_INTERVAL;
+        self.position = end.position(&self.position, now.unix_ms);
+        let age = now.monotonic.saturating_sub(self.rewritten_at);
+        let whole = self.since_rewrite >= REWRITE_COMMITS || age >= REWRITE_INTERVAL;
         if whole {
             self.since_rewrite = 0;
-            self.rewritten_at = Instant::now();
-            self.batch(&self.table.whole(), at, whole)
+            self.rewritten_at = now.monotonic;
+            self.batch(&self.table.whole(), now.unix_ms, whole)
         } else {
             self.since_rewrite += 1;
-            self.batch(delta, at, whole)
+            self.batch(delta, now.unix_ms, whole)
         }
     }
 
     /// A rewritten table was committed at this offset.
-    pub(crate) fn rewritten(&mut self, offset: i64) {
+    pub fn rewritten(&mut self, offset: i64) {
         self.position.snapshot_offset = Some(offset);
     }
 

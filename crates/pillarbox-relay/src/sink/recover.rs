@@ -20,7 +20,7 @@ use pillarbox_kafka::Cluster;
 use pillarbox_kafka::producer::{Outcome, Producer, ProducerConfig, TopicRef, Transaction};
 use tokio::sync::mpsc;
 
-use super::commit::{Sink, Tag, unix_ms};
+use super::commit::{Clock, Sink, Tag};
 use super::read::{End, read};
 use super::record::Recorder;
 use super::{connect, kafka_fault, markers, topics};
@@ -30,7 +30,7 @@ use crate::pipeline::board::Board;
 use crate::pipeline::intake::{SealedSet, SetEnd};
 use crate::pipeline::messages::{Command, Event, Outlet, Plan};
 use crate::position::checkpoint::{Delta, PositionRecord, Table};
-use crate::position::lineage::{Continuation, SourceFacts, judge, judge_unfenced};
+use crate::position::lineage::{SourceFacts, judge, judge_unfenced};
 use crate::position::recognition::Recognition;
 
 /// What the sink thread needs.
@@ -52,12 +52,12 @@ pub(crate) async fn run(context: Context) -> Option<Fault> {
         _ = sets.recv() => return None,
     };
     let ended = match recovered {
-        Ok(Recovered { producer, recorder, plan }) => {
+        Ok(Recovered { producer, recorder, clock, plan }) => {
             hit(Step::Recovered);
             board.arrivals.began(&facts, &plan.table);
             reader.send(Command::Stream(Box::new(plan)));
             let _ = events.send(Event::Recovered).await;
-            Sink { producer, recorder, sets, reader, board }.run().await
+            Sink { producer, recorder, clock, sets, reader, board }.run().await
         }
         Err(fault) => Err(fault),
     };
@@ -67,6 +67,7 @@ pub(crate) async fn run(context: Context) -> Option<Fault> {
 struct Recovered {
     producer: Producer<Tag>,
     recorder: Recorder,
+    clock: Clock,
     plan: Plan,
 }
 
@@ -96,8 +97,9 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
     generation(config, position(&table))?;
     let topics = topics::recorded(&cluster, &table).await?;
     let new_epoch = now.epoch != position(&table).epoch;
-    let position = continued(config, position(&table), &now);
+    let position = now.record(position(&table), &config.postgres.slot, &config.generation());
     table.position = Some(position.clone());
+    let clock = Clock::start();
     let mut recorder =
         Recorder::new(checkpoint_topic(&cluster, config).await?, table.clone(), position.clone());
     if new_epoch {
@@ -106,7 +108,7 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
             timeline = now.timeline.0,
             "the database has a new timeline, starting a new epoch"
         );
-        commit_alone(&mut producer, &mut recorder, &SetEnd::from(&position)).await?;
+        commit_alone(&mut producer, &mut recorder, clock, &SetEnd::from(&position)).await?;
         hit(Step::EpochCommitted);
     }
     tracing::info!(
@@ -117,7 +119,7 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
         topics = topics.len(),
         "resuming from the checkpoint"
     );
-    Ok(Recovered { producer, recorder, plan: Plan { table, epoch: now.epoch, topics, recognition } })
+    Ok(Recovered { producer, recorder, clock, plan: Plan { table, epoch: now.epoch, topics, recognition } })
 }
 
 pub(super) fn present(table: Option<Table>, config: &Config) -> Result<Table, Fault> {
@@ -172,19 +174,6 @@ fn generation(config: &Config, position: &PositionRecord) -> Result<(), Fault> {
     Ok(())
 }
 
-fn continued(config: &Config, before: &PositionRecord, now: &Continuation) -> PositionRecord {
-    PositionRecord {
-        epoch: now.epoch,
-        timeline: now.timeline.0,
-        resume_lsn: now.resume_lsn,
-        slot: config.postgres.slot.clone(),
-        generation: config.generation(),
-        // It may lie in the lost tail of the former timeline.
-        lineage_nonce: before.lineage_nonce.clone().filter(|_| now.epoch == before.epoch),
-        ..before.clone()
-    }
-}
-
 /// The checkpoint topic as the producer addresses it.
 pub(crate) async fn checkpoint_topic(cluster: &Cluster, config: &Config) -> Result<Arc<TopicRef>, Fault> {
     let name = config.checkpoint_topic();
@@ -203,9 +192,10 @@ pub(crate) async fn checkpoint_topic(cluster: &Cluster, config: &Config) -> Resu
 pub(crate) async fn commit_alone(
     producer: &mut Producer<Tag>,
     recorder: &mut Recorder,
+    clock: Clock,
     end: &SetEnd,
 ) -> Result<(), Fault> {
-    let checkpoint = recorder.checkpoint(end, &Delta::default(), unix_ms());
+    let checkpoint = recorder.checkpoint(end, &Delta::default(), clock.now());
     let tag = Tag::alone(end.clone(), checkpoint.whole);
     producer.submit(Transaction { data: Vec::new(), last: checkpoint.batch, tag });
     match producer.next().await {

@@ -17,7 +17,8 @@ use crate::connection::{Connection, Reply};
 use crate::error::{Error, ErrorCode};
 use crate::producer::encode::{PRODUCE_BY_ID, Part, produce_body};
 use crate::producer::plan::{Item, REQUEST_BYTES_MAX, Request, Stage, plan};
-use crate::producer::state::{Protocol, Reached, markers_pause};
+use crate::producer::state::{Protocol, markers_pause};
+use crate::producer::tally::{Answer, Counted, Tally};
 use crate::producer::verdict::{Cause, Verdict};
 
 use super::{Wire, pause};
@@ -32,71 +33,6 @@ const PRODUCE_OLDER: (i16, i16) = (9, 11);
 /// How long a request refused with `CONCURRENT_TRANSACTIONS` is repeated: markers take milliseconds, and where they
 /// take longer (a broker is down) there is nothing to gain from asking more often than replays do.
 const CONCURRENT_LIMIT: Duration = Duration::from_secs(2);
-
-/// What came of all requests of a transaction.
-pub(super) struct Tally {
-    verdict: Option<Verdict>,
-    reached: Reached,
-    acked: usize,
-    last_base_offset: i64,
-    /// Acknowledged items.
-    base_offsets: Vec<(usize, i64)>,
-}
-
-impl Tally {
-    fn new() -> Self {
-        Self {
-            verdict: None,
-            reached: Reached::Nothing,
-            acked: 0,
-            last_base_offset: -1,
-            base_offsets: Vec::new(),
-        }
-    }
-
-    fn fail(&mut self, verdict: Verdict) {
-        self.verdict = Some(match self.verdict.take() {
-            Some(earlier) => earlier.worse(verdict),
-            None => verdict,
-        });
-    }
-
-    fn fail_with(&mut self, error: &Error) {
-        if error.possibly_sent() {
-            self.reached = self.reached.max(Reached::Unsure);
-        }
-        self.fail(Verdict::of_error(error));
-    }
-
-    fn merge(&mut self, other: Tally) {
-        self.reached = self.reached.max(other.reached);
-        self.acked += other.acked;
-        self.last_base_offset = self.last_base_offset.max(other.last_base_offset);
-        self.base_offsets.extend(other.base_offsets);
-        if let Some(verdict) = other.verdict {
-            self.fail(verdict);
-        }
-    }
-
-    /// Base offsets by item; -1 where there is none.
-    pub(super) fn base_offsets(&self, parts: usize) -> Vec<i64> {
-        let mut offsets = vec![-1; parts];
-        for (item, offset) in &self.base_offsets {
-            offsets[*item] = *offset;
-        }
-        offsets
-    }
-
-    pub(super) fn result(self, parts: usize) -> (Result<i64, Verdict>, Reached) {
-        match self.verdict {
-            Some(verdict) => (Err(verdict), self.reached),
-            None => {
-                assert_eq!(self.acked, parts, "success means that every batch was acknowledged");
-                (Ok(self.last_base_offset), self.reached)
-            }
-        }
-    }
-}
 
 /// What all requests of one transaction share.
 struct Run<'a> {
@@ -117,11 +53,11 @@ pub(super) async fn stages(wire: &Wire, transactional_id: &str, parts: &[Part]) 
         return tally;
     };
     for stage in plan(&items, REQUEST_BYTES_MAX) {
-        if tally.acked > 0 && tally.acked + 1 == parts.len() {
+        if tally.awaits_checkpoint(parts.len()) {
             hit(Step::CheckpointReady);
         }
         run.stage(&stage, &mut tally).await;
-        if tally.verdict.is_some() {
+        if tally.has_failed() {
             break;
         }
     }
@@ -186,7 +122,7 @@ impl Run<'_> {
     ) {
         let Some((items, sent)) = window.pop_front() else { return };
         self.settle(connection, items, sent, repeatable, tally).await;
-        if tally.verdict.is_some() {
+        if tally.has_failed() {
             self.failed.store(true, Ordering::Relaxed);
         }
     }
@@ -211,7 +147,7 @@ impl Run<'_> {
                 Ok(answer) => self.count(&answer, &items, may_repeat, tally),
                 Err(error) => return tally.fail_with(&error),
             };
-            if waiting.is_empty() || tally.verdict.is_some() {
+            if waiting.is_empty() || tally.has_failed() {
                 return;
             }
             pause(markers_pause(attempt)).await;
@@ -235,29 +171,12 @@ impl Run<'_> {
 
     /// Tallies one answer; gives the items to be sent once more.
     fn count(&self, answer: &Answered, items: &[usize], may_repeat: bool, tally: &mut Tally) -> Vec<usize> {
-        tally.reached = tally.reached.max(Reached::Unsure);
-        let mut waiting = Vec::new();
-        for item in items {
+        let waits = |item: &usize| {
             let part = &self.parts[*item];
-            match answer.of(part) {
-                Some((ErrorCode::NONE, base_offset)) => {
-                    tally.reached = Reached::Acked;
-                    tally.acked += 1;
-                    tally.base_offsets.push((*item, base_offset));
-                    if *item + 1 == self.parts.len() {
-                        hit(Step::CheckpointWritten);
-                        tally.last_base_offset = base_offset;
-                    }
-                }
-                Some((ErrorCode::CONCURRENT_TRANSACTIONS, _)) if may_repeat => waiting.push(*item),
-                Some((code, _)) => tally.fail(Verdict::of_produce(code, &part.topic.name)),
-                None => {
-                    let cause = Cause { api: ApiKey::Produce, code: None };
-                    tally.fail(Verdict::Replay { cause, slow: true });
-                }
-            }
-        }
-        waiting
+            let of = Answer { item: *item, parts: self.parts.len(), topic: &part.topic.name, may_repeat };
+            tally.answered(of, answer.of(part)) == Counted::Waiting
+        };
+        items.iter().copied().filter(waits).collect()
     }
 }
 
