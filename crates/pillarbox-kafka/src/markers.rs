@@ -346,7 +346,11 @@ mod tests {
             ("Empty", 9, 8, Verdict::Unknown),
         ];
         for (state, epoch, open, expected) in older {
-            assert_eq!(judge(State::of(state), epoch, open, 0), expected, "{state} {epoch}, open {open}, older");
+            assert_eq!(
+                judge(State::of(state), epoch, open, 0),
+                expected,
+                "{state} {epoch}, open {open}, older"
+            );
         }
     }
 

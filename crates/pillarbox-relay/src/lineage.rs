@@ -88,7 +88,8 @@ pub async fn look(config: &Config, cluster: &Cluster, fork: Option<Lsn>) -> Resu
     Ok(Comparison { source, checkpoint, history, table })
 }
 
-async fn source(config: &Config) -> Result<(SourceFacts, Option<i32>), Fault> {
+/// What the server says of itself, and who has the slot.
+pub(crate) async fn source(config: &Config) -> Result<(SourceFacts, Option<i32>), Fault> {
     let config = config.clone();
     blocking(move || acquire::look(&config)).await.and_then(|looked| looked)
 }

@@ -296,6 +296,35 @@ async fn the_lineage_travels_through_wal_and_counts_on() {
     }
 }
 
+/// A checkpoint carries what the stream brings, and a start compares it with what queries see: while commits wait for a
+/// standby that does not answer, both must be the same.
+#[tokio::test]
+async fn the_lineage_waits_for_no_standby() {
+    let mut site = Site::start(18, "waits", true);
+    site.setup(Options::default()).await.expect("set up");
+    site.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    // A reload reaches those who wait at some time; a start is over when it has.
+    site.postgres.kill9().expect("killed");
+    site.postgres.start_again().expect("a server");
+    // Commits do wait, for ever: this one says so.
+    let url = site.postgres.superuser_url("shop");
+    tokio::spawn(async move {
+        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("a connection");
+        tokio::spawn(connection);
+        client.batch_execute("CREATE TABLE waits ()").await
+    });
+    let deadline = Instant::now() + LONG;
+    while site.one("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'") == "0" {
+        assert!(Instant::now() < deadline, "no commit waits for a standby");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut lineage = Lineage::new(&site.config.postgres, "pillarbox/test");
+    let nonce = lineage.advance("waits").await.expect("a nonce, with no standby");
+    let row = site.connect().lineage_row("waits").expect("an answer");
+    assert_eq!(row, Some((1, nonce.to_string())));
+    assert_eq!(read_messages(&site, 1), [format!("waits:{nonce}")]);
+}
+
 /// The contents of the lineage messages in the stream, unconfirmed.
 fn read_messages(site: &Site, count: usize) -> Vec<String> {
     let postgres = &site.config.postgres;

@@ -5,7 +5,7 @@
 //!                          |  ^                                         |
 //!                          |  +---------- freed, or stale leader ended -+
 //!                          v
-//!                a second connection: START_REPLICATION 0/0, nothing confirmed
+//!                a second connection: START_REPLICATION 0/0, nothing confirmed -> what the server says of itself
 //! ```
 //!
 //! | found | done |
@@ -92,12 +92,20 @@ pub(crate) fn acquire(
         match unspoiled(config, &facts)?.start_replication(&postgres.slot, &postgres.publication) {
             Ok(stream) => {
                 hit(Step::SlotOwned);
-                return Ok(Acquired { stream, facts });
+                return Ok(Acquired { stream, facts: owned(config, &facts)? });
             }
             Err(SourceError::Server(error)) if error.sqlstate == "55006" => tell(Event::SlotBusy),
             Err(error) => return Err(fault(config, &error, "cannot stream from").into()),
         }
     }
+}
+
+/// What the server says of itself now that the slot is ours. Before, another relay may have had it, and gone on with it:
+/// the stream begins where that one confirmed, and what it published is not in facts that are older.
+fn owned(config: &Config, before: &SourceFacts) -> Result<SourceFacts, Fault> {
+    let (now, _) = look(config)?;
+    let confirmed_flush_lsn = now.confirmed_flush_lsn;
+    Ok(SourceFacts { confirmed_flush_lsn, ..before.renewed(now)? })
 }
 
 /// A connection to the same server that has run no SQL. What a query leaves in the session's catalog

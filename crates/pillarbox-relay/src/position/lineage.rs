@@ -17,6 +17,10 @@
 //! | timeline went back | an older copy | halt |
 //! | otherwise | the same history | go on |
 //!
+//! A verdict that halts must not rest on facts that are older than the checkpoint: a relay that was stopped for a while
+//! would take what its successor has published for another history. Whoever is about to halt asks the server once more
+//! ([`SourceFacts::renewed`]).
+//!
 //! The nonce is not compared across a timeline switch: its last value may lie in the lost tail. A new
 //! epoch forgets it, so that the next start on the new timeline does not compare it either.
 //! Pure: takes values, gives a verdict.
@@ -41,6 +45,22 @@ pub struct SourceFacts {
     pub confirmed_flush_lsn: Lsn,
     /// The row of `pillarbox.lineage`, if there is one: (sequence, nonce).
     pub lineage: Option<(i64, String)>,
+}
+
+impl SourceFacts {
+    /// What the server says `now`, for the stream that began when it said `self`: the slot's position stays that of the
+    /// stream.
+    ///
+    /// # Errors
+    /// It is another server or timeline by now: the stream has ended, and what was received of it is of another history.
+    pub fn renewed(&self, now: SourceFacts) -> Result<SourceFacts, Fault> {
+        if (self.system_id, self.timeline) == (now.system_id, now.timeline) {
+            return Ok(Self { confirmed_flush_lsn: self.confirmed_flush_lsn, ..now });
+        }
+        let message = "another server answers than a moment ago";
+        Err(Fault::new(Code::PgProtocol, message)
+            .hint("it was promoted, or postgres.url leads to several servers"))
+    }
 }
 
 /// The same history, perhaps a later branch of it.
@@ -302,5 +322,20 @@ mod tests {
     fn a_clean_failover_opens_an_epoch_and_takes_back_what_the_fork_cut() {
         let now = judge(&forked_at(115), &checkpoint()).unwrap();
         assert_eq!(now, Continuation { epoch: 4, timeline: TimelineId(2), resume_lsn: Lsn(115) });
+    }
+
+    /// Another relay led while this one was stopped, and published up to 250.
+    #[test]
+    fn what_a_successor_published_is_no_other_history() {
+        let newer =
+            PositionRecord { resume_lsn: Lsn(250), lineage_nonce: Some("6-x".into()), ..checkpoint() };
+        assert_eq!(code(&facts(), &newer), Some(Code::ServerBehind), "by facts that are too old");
+        let lineage = Some((7, "7-y".into()));
+        let now = SourceFacts { wal_position: Lsn(300), confirmed_flush_lsn: Lsn(250), lineage, ..facts() };
+        let renewed = facts().renewed(now.clone()).expect("the same server");
+        assert_eq!(renewed.confirmed_flush_lsn, Lsn(110), "where the stream began");
+        assert_eq!(code(&renewed, &newer), None);
+        let promoted = SourceFacts { timeline: TimelineId(2), ..now };
+        assert_eq!(facts().renewed(promoted).expect_err("another history").code, Code::PgProtocol);
     }
 }

@@ -26,6 +26,7 @@ use super::record::Recorder;
 use super::{connect, kafka_fault, markers, topics};
 use crate::config::{Config, TRANSACTION_IDS_OWNED};
 use crate::error::{Code, Fault};
+use crate::lineage::source;
 use crate::pipeline::board::Board;
 use crate::pipeline::intake::{SealedSet, SetEnd};
 use crate::pipeline::messages::{Command, Event, Outlet, Plan};
@@ -47,7 +48,7 @@ pub(crate) struct Context {
 pub(crate) async fn run(context: Context) -> Option<Fault> {
     let Context { config, facts, mut sets, reader, events, board } = context;
     let recovered = tokio::select! {
-        recovered = recover(&config, &facts) => recovered,
+        recovered = recover(&config, facts.clone()) => recovered,
         // Nothing is sealed before streaming: this only ends when the reader does.
         _ = sets.recv() => return None,
     };
@@ -71,7 +72,8 @@ struct Recovered {
     plan: Plan,
 }
 
-async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Fault> {
+async fn recover(config: &Config, facts: SourceFacts) -> Result<Recovered, Fault> {
+    let mut facts = facts;
     let cluster = connect(config).await?;
     hit(Step::KafkaConnected);
     if cluster.transaction_version() < 2 {
@@ -84,14 +86,14 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
     // Without a visible checkpoint there is nobody to harm; a hidden one is found after fencing.
     let before = read(&cluster, config, End::Committed).await?;
     if let Some(position) = before.as_ref().and_then(|table| table.position.as_ref()) {
-        judge_unfenced(facts, position)?;
+        upheld(config, &mut facts, |facts| judge_unfenced(facts, position)).await?;
     }
     hit(Step::CheckpointRead);
     markers::complete(&cluster, config, before).await?;
     hit(Step::MarkersComplete);
     let mut producer = fence(&cluster, config).await?;
     let mut table = present(read(&cluster, config, End::HighWatermark).await?, config)?;
-    let now = judge(facts, position(&table))?;
+    let now = upheld(config, &mut facts, |facts| judge(facts, position(&table))).await?;
     hit(Step::CheckpointReadAgain);
     let recognition = Recognition::of(position(&table), facts.confirmed_flush_lsn, &config.generation());
     generation(config, position(&table))?;
@@ -120,6 +122,21 @@ async fn recover(config: &Config, facts: &SourceFacts) -> Result<Recovered, Faul
         "resuming from the checkpoint"
     );
     Ok(Recovered { producer, recorder, clock, plan: Plan { table, epoch: now.epoch, topics, recognition } })
+}
+
+/// A verdict that halts is passed once more on what the server says now: the checkpoint just read may be newer than
+/// `facts`, where another relay has led meanwhile.
+async fn upheld<T>(
+    config: &Config,
+    facts: &mut SourceFacts,
+    judge: impl Fn(&SourceFacts) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    if let Ok(verdict) = judge(facts) {
+        return Ok(verdict);
+    }
+    let (now, _) = source(config).await?;
+    *facts = facts.renewed(now)?;
+    judge(facts)
 }
 
 pub(super) fn present(table: Option<Table>, config: &Config) -> Result<Table, Fault> {
