@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use crate::{crash, tidy, tree};
+use crate::{crash, sim, tidy, tree};
 
 /// Options of `ci`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +27,8 @@ enum Step {
     Clippy,
     /// The house style
     Tidy,
+    /// A hundred thousand simulated runs, and every planted mistake found
+    Sim,
     /// All tests, those with real servers included
     Test,
     /// The API documentation builds without a warning
@@ -34,33 +36,36 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 5] = [Step::Fmt, Step::Clippy, Step::Tidy, Step::Test, Step::Docs];
+    const ALL: [Step; 6] = [Step::Fmt, Step::Clippy, Step::Tidy, Step::Sim, Step::Test, Step::Docs];
 
     fn name(self) -> &'static str {
         match self {
             Step::Fmt => "fmt",
             Step::Clippy => "clippy",
             Step::Tidy => "tidy",
+            Step::Sim => "sim",
             Step::Test => "test",
             Step::Docs => "docs",
         }
     }
 
-    /// The cargo command of this step; `None` for tidy, which is part of this program.
+    /// The cargo command of this step; `None` where it is part of this program.
     fn arguments(self) -> Option<&'static [&'static str]> {
         match self {
             Step::Fmt => Some(&["fmt", "--all", "--", "--check"]),
             Step::Clippy => {
                 Some(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])
             }
-            Step::Tidy => None,
+            Step::Tidy | Step::Sim => None,
             Step::Test => Some(&["test", "--workspace", "--all-features"]),
             Step::Docs => Some(&["doc", "--workspace", "--all-features", "--no-deps"]),
         }
     }
 
     fn run(self) -> anyhow::Result<()> {
-        let Some(arguments) = self.arguments() else { return tidy::run() };
+        let Some(arguments) = self.arguments() else {
+            return if self == Step::Sim { sim::ci() } else { tidy::run() };
+        };
         if self == Step::Test {
             // Tests are built with all features; what users build is not.
             crash::default_build_has_none()?;

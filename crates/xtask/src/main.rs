@@ -1,4 +1,4 @@
-//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | mutations | crash | bench`.
+//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | mutations | sim | crash | bench`.
 //!
 //! Must never be needed to build or use the product, and must never change a file of the tree (except results of
 //! `bench`).
@@ -6,6 +6,7 @@
 mod ci;
 mod crash;
 mod mutations;
+mod sim;
 mod start_bench;
 mod tidy;
 mod tree;
@@ -30,6 +31,8 @@ enum Command {
     Tidy,
     /// Break one rule of the relay after the other, and see the tests named for it fail
     Mutations(mutations::Options),
+    /// Simulate relays, Postgres and Kafka through seeds full of faults
+    Sim(sim::Arguments),
     /// End the relay at every step of its life, on real servers, and look for a lost or doubled event
     Crash(crash::Options),
     /// Measure the release binary against real servers
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Ci(options) => ci::run(&options),
         Command::Tidy => tidy::run(),
         Command::Mutations(options) => mutations::run(&options),
+        Command::Sim(arguments) => sim::run(&arguments),
         Command::Crash(options) => crash::run(&options),
         Command::Bench(arguments) => start_bench::run(&arguments),
     };

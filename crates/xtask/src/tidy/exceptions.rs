@@ -47,6 +47,7 @@ const SPAWNS: &[Row] = &[
     ("crates/pillarbox/src/tap.rs", "a task a partition: ends when its receiver is gone"),
     ("examples/read-your-writes/model.rs", "the connection's task: ends with its client"),
     ("examples/read-your-writes/service.rs", "connections' tasks: each ends with its client"),
+    ("crates/pillarbox-sim/src/sweep.rs", "a thread a core, each with seeds of its own; joined"),
     ("crates/xtask/src/bench/stream.rs", "the writers and the reader of a bench; joined"),
     ("examples/consume/rust/src/main.rs", "the connection's task: ends with its client"),
 ];

@@ -4,7 +4,7 @@
 //! ```text
 //! source <- decode <- outbox <- route <- batch <- sink <- pipeline      position, error, config: for everybody
 //! wire, tls <- kafka <- relay <- pillarbox   wire <- consumer   lab: for pillarbox, for the bench and for tests
-//! failpoint: for kafka, relay and pillarbox
+//! failpoint: for kafka, relay and pillarbox                          sim: drives wire, kafka and relay
 //! ```
 //! Must never allow an edge backwards: the one way back is a value.
 
@@ -19,8 +19,9 @@ const STAGES: [&str; 7] = ["source", "decode", "outbox", "route", "batch", "sink
 const POSITION: &str = "position";
 
 /// Where decisions are made: no socket, no clock, no environment, no file, no thread.
-const PURE: [&str; 18] = [
+const PURE: [&str; 22] = [
     "crates/pillarbox-wire/src/",
+    "crates/pillarbox-kafka/src/producer/tally",
     "crates/pillarbox-consumer/src/header",
     "crates/pillarbox-consumer/src/receipt",
     "crates/pillarbox-consumer/src/state",
@@ -29,6 +30,9 @@ const PURE: [&str; 18] = [
     "crates/pillarbox-relay/src/route",
     "crates/pillarbox-relay/src/batch",
     "crates/pillarbox-relay/src/position",
+    "crates/pillarbox-relay/src/sink/record",
+    "crates/pillarbox-relay/src/sink/tail",
+    "crates/pillarbox-relay/src/pipeline/standby",
     "crates/pillarbox-relay/src/pipeline/state",
     "crates/pillarbox-relay/src/pipeline/pace",
     "crates/pillarbox-relay/src/pipeline/intake",
@@ -52,7 +56,7 @@ const OUTSIDE: [&str; 8] = [
 ];
 
 /// What each crate may depend on besides what the registry offers, and what it must not take from there.
-const CRATES: [(&str, &[&str], &[&str]); 8] = [
+const CRATES: [(&str, &[&str], &[&str]); 9] = [
     ("pillarbox-failpoint", &[], &["tokio", "anyhow", "rdkafka"]),
     ("pillarbox-wire", &[], &["tokio", "anyhow", "rdkafka"]),
     ("pillarbox-tls", &[], &["tokio", "anyhow", "rdkafka"]),
@@ -69,6 +73,11 @@ const CRATES: [(&str, &[&str], &[&str]); 8] = [
         &["anyhow", "thiserror", "serde", "tokio", "tokio-postgres", "sqlx", "rdkafka"],
     ),
     ("pillarbox-lab", &["pillarbox-wire"], &["anyhow"]),
+    (
+        "pillarbox-sim",
+        &["pillarbox-wire", "pillarbox-kafka", "pillarbox-relay"],
+        &["tokio", "anyhow", "rdkafka"],
+    ),
     (
         "pillarbox",
         &["pillarbox-wire", "pillarbox-failpoint", "pillarbox-kafka", "pillarbox-relay", "pillarbox-lab"],
