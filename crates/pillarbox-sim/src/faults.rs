@@ -93,9 +93,11 @@ impl World {
                     return;
                 }
                 self.trace.line(now, format_args!("relay {relay} is stopped for {length:?}"));
-                // Never shorter than it was: what waits for it would change its order.
+                // One stop at a time: what waits for its end would change its order.
                 let until = &mut self.relays[relay].stalled_until;
-                *until = (*until).max(now + length);
+                if *until <= now {
+                    *until = now + length;
+                }
             }
             Fault::Drain => self.live(relay, Input::Stop),
             _ => {
