@@ -111,6 +111,9 @@ fn spread(times: impl Iterator<Item = Duration>) -> (Duration, Duration) {
     (times[times.len() / 2], times[times.len() - 1])
 }
 
+/// fault: 4 SIGTERM with another relay that stands by
+/// holds: nothing lost; the other one streams
+/// told: exit code 0; `/readyz` and `status` tell the two apart
 #[test]
 fn a_standby_says_so_and_takes_over_from_a_leader_that_drains() {
     let mut pair = Pair::start();
@@ -133,6 +136,9 @@ fn a_standby_says_so_and_takes_over_from_a_leader_that_drains() {
     pair.site.judge(&log, &steady(), PARTITIONS).assert_clean();
 }
 
+/// fault: 2 stopped for longer than a leader may be silent, another one takes over, then it goes on
+/// holds: nothing lost; the one that woke up writes nothing more and stands by
+/// told: the state of each: `streaming`, `standing_by`
 #[test]
 fn a_leader_that_hangs_is_replaced_and_harms_nothing_when_it_wakes() {
     let mut pair = Pair::start();
@@ -166,6 +172,9 @@ fn false_clock() -> Option<&'static str> {
     std::path::Path::new(&library).exists().then(|| &*library.leak())
 }
 
+/// fault: 7 the leader is an hour behind
+/// holds: nothing lost; nobody takes it for one that hangs
+/// told: nothing: its own clock decides nothing
 #[test]
 fn a_leader_whose_clock_is_an_hour_back_is_left_alone() {
     let Some(library) = false_clock() else {

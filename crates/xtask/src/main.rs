@@ -1,10 +1,12 @@
-//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | mutations | crash | bench`.
+//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | faults | mutations | crash |
+//! bench`.
 //!
 //! Must never be needed to build or use the product, and must never change a file of the tree (except results of
-//! `bench`).
+//! `bench`, and the page that `faults` writes).
 
 mod ci;
 mod crash;
+mod faults;
 mod mutations;
 mod start_bench;
 mod tidy;
@@ -28,6 +30,8 @@ enum Command {
     Ci(ci::Options),
     /// Hold the house style against the tree
     Tidy,
+    /// Write docs/faults.md from what the tests say of themselves
+    Faults,
     /// Break one rule of the relay after the other, and see the tests named for it fail
     Mutations(mutations::Options),
     /// End the relay at every step of its life, on real servers, and look for a lost or doubled event
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Ci(options) => ci::run(&options),
         Command::Tidy => tidy::run(),
+        Command::Faults => tidy::write_faults(),
         Command::Mutations(options) => mutations::run(&options),
         Command::Crash(options) => crash::run(&options),
         Command::Bench(arguments) => start_bench::run(&arguments),

@@ -35,6 +35,9 @@ fn refused(answer: &Answer, code: &str) {
     assert!(answer.stderr.contains("hint: "), "{}", answer.stderr);
 }
 
+/// fault: 40 deleted under load, then created anew by somebody
+/// holds: it halts; it never creates the topic again, and writes nothing into the successor
+/// told: PB-2006, then PB-2007, with the topic
 #[test]
 fn a_topic_deleted_under_load_halts_and_so_does_its_successor() {
     let mut site = site();
@@ -57,6 +60,9 @@ fn a_topic_deleted_under_load_halts_and_so_does_its_successor() {
     assert!(probe::records(&site, TOPIC, 4).is_empty(), "events went to the successor");
 }
 
+/// fault: 40 replaced in one go under load
+/// holds: no event goes to the successor
+/// told: PB-2006 or PB-2007 with the topic
 #[test]
 fn a_topic_replaced_under_load_halts_without_a_record_in_the_successor() {
     let mut site = site();
@@ -71,6 +77,9 @@ fn a_topic_replaced_under_load_halts_without_a_record_in_the_successor() {
     assert!(probe::records(&site, TOPIC, 4).is_empty(), "events went to the successor");
 }
 
+/// fault: 41 the file names another, empty cluster
+/// holds: it halts; nothing is made there
+/// told: PB-2008
 #[test]
 fn another_kafka_cluster_halts_and_stays_as_it_was() {
     let mut site = site();
@@ -94,6 +103,9 @@ fn another_kafka_cluster_halts_and_stays_as_it_was() {
     );
 }
 
+/// fault: 41 deleted under load
+/// holds: it halts; neither `run` nor `setup` begins a new history
+/// told: PB-2006 or PB-2008 with the topic, `setup` PB-2009
 #[test]
 fn a_checkpoint_topic_deleted_under_load_halts_and_setup_does_not_begin_anew() {
     let site = site();
@@ -122,6 +134,9 @@ pub(crate) fn administer(site: &Site, tool: &str, words: &[&str]) {
     assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// fault: 40 partitions are added under load
+/// holds: nothing lost; every key stays in its partition
+/// told: PB-2013 as a warning
 #[test]
 fn more_partitions_are_warned_of_and_move_no_key() {
     let site = site();
@@ -139,6 +154,9 @@ fn more_partitions_are_warned_of_and_move_no_key() {
     settle(&site, &configuration, load, &options);
 }
 
+/// fault: 31 `max.message.bytes` is lowered under load to a few records
+/// holds: nothing lost; batches get smaller
+/// told: PB-2016 in the log
 #[test]
 fn a_topic_that_takes_smaller_batches_from_now_on_gets_smaller_batches() {
     let site = site();
