@@ -320,7 +320,11 @@ impl Supervisor {
                         actions.extend(self.machine.step(Input::ReaderGone(Gone::Fault(fault)), self.now()));
                     }
                 }
-                Action::StartSink => self.start_sink(),
+                Action::StartSink => {
+                    if let Err(fault) = self.start_sink() {
+                        actions.extend(self.machine.step(Input::SinkGone(Some(fault)), self.now()));
+                    }
+                }
                 Action::Release => self.tell_reader(Command::Release),
                 Action::Drain => self.tell_reader(Command::Drain),
                 Action::Show(state, fault) => {
@@ -338,8 +342,8 @@ impl Supervisor {
     }
 
     fn start_reader(&mut self, settle_before: Option<Lsn>) -> Result<(), Fault> {
-        let (outlet, inbox) = inbox()
-            .map_err(|error| Fault::new(Code::Internal, "cannot make an event descriptor").because(error))?;
+        let (outlet, inbox) =
+            inbox().map_err(|error| Fault::system_limit("cannot make an event descriptor", error))?;
         let (sets, sink_side) = mpsc::channel(SETS_QUEUED_MAX);
         self.reader = Some(outlet);
         self.sink_side = Some(sink_side);
@@ -350,11 +354,10 @@ impl Supervisor {
             sets,
             board: Arc::clone(&self.board),
             settle_before,
-        });
-        Ok(())
+        })
     }
 
-    fn start_sink(&mut self) {
+    fn start_sink(&mut self) -> Result<(), Fault> {
         let reader = self.reader.clone().expect("the reader runs");
         let context = recover::Context {
             config: Arc::clone(&self.config),
@@ -364,7 +367,7 @@ impl Supervisor {
             events: self.events.clone(),
             board: Arc::clone(&self.board),
         };
-        task::sink(context, self.events.clone());
+        task::sink(context, self.events.clone())
     }
 
     fn tell_reader(&self, command: Command) {

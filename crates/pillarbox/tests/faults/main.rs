@@ -16,6 +16,7 @@ mod endings;
 mod history;
 mod outages;
 mod probe;
+mod process;
 mod repartition;
 mod stalls;
 mod topics;
