@@ -17,8 +17,8 @@ use super::intake::SealedSet;
 use super::messages::{Command, Event, Outlet, ReaderEnd, SETS_QUEUED_MAX, inbox};
 use super::state::{Action, Deadlines, Gone, Input, Lifecycle};
 use super::status::{State, Status};
-use super::{reader, task};
-use crate::config::Config;
+use super::{acquire, reader, task};
+use crate::config::{Config, TableName};
 use crate::error::{Class, Code, Fault};
 use crate::housekeeping::Duty;
 use crate::position::lineage::SourceFacts;
@@ -460,16 +460,28 @@ pub(super) async fn look_up_topic(config: Arc<Config>, wanted: WantedTopic, read
     reader.send(Command::Topic(Box::new(found)));
 }
 
-/// Gives the database a new nonce at once and then every [`LINEAGE_INTERVAL`]. A connection that
-/// breaks is told: the server may be shutting down while the reader does not look at its socket.
+/// Gives the database a new nonce at once and then every [`LINEAGE_INTERVAL`], and looks whether the
+/// publication still publishes the outbox tables: where it does not, the stream is silent. A connection
+/// that breaks is told: the server may be shutting down while the reader does not look at its socket.
 pub(super) async fn advance_lineage(mut lineage: Lineage, config: Arc<Config>, events: mpsc::Sender<Event>) {
     let mut tick = tokio::time::interval(LINEAGE_INTERVAL);
+    let mut looked_at = None;
     loop {
         tick.tick().await;
-        match lineage.advance(config.pipeline.as_str()).await {
+        let advanced = lineage.advance(config.pipeline.as_str()).await;
+        let looked = match advanced {
             Ok(nonce) => {
                 hit(Step::LineageAdvanced);
                 let _ = events.send(Event::Lineage(nonce.to_string())).await;
+                look_at_publication(&mut lineage, &config, &mut looked_at).await
+            }
+            Err(fault) => Err(fault),
+        };
+        match looked {
+            Ok(()) => {}
+            Err(fault) if fault.class() == Class::Halt => {
+                let _ = events.send(Event::SqlLost(fault)).await;
+                return;
             }
             Err(fault) if matches!(fault.code, Code::PgUnreachable | Code::PgProtocol) => {
                 let _ = events.send(Event::SqlLost(fault)).await;
@@ -478,4 +490,20 @@ pub(super) async fn advance_lineage(mut lineage: Lineage, config: Arc<Config>, e
             Err(fault) => log(&fault),
         }
     }
+}
+
+/// Halts where rows are written that the stream does not have. `looked_at` is where WAL ended at the last look.
+async fn look_at_publication(
+    lineage: &mut Lineage,
+    config: &Config,
+    looked_at: &mut Option<String>,
+) -> Result<(), Fault> {
+    let tables: Vec<TableName> = config.outbox.iter().map(|outbox| outbox.table.clone()).collect();
+    let Some((state, end)) = lineage.publication(&tables).await? else { return Ok(()) };
+    let since = looked_at.as_deref().unwrap_or("the start");
+    acquire::serves(&config.postgres.publication, &state).map_err(|fault| {
+        fault.because(format!("seen at {end}: rows written since {since} may not have been relayed"))
+    })?;
+    *looked_at = Some(end);
+    Ok(())
 }

@@ -18,6 +18,7 @@ mod outages;
 mod probe;
 mod process;
 mod repartition;
+mod shapes;
 mod stalls;
 mod topics;
 mod world;
