@@ -15,6 +15,7 @@ mod clones;
 mod endings;
 mod history;
 mod outages;
+mod postgres;
 mod probe;
 mod process;
 mod repartition;
