@@ -141,3 +141,39 @@ fn lost_tail(version: u32) {
     assert_eq!(newer, 100);
     assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
 }
+
+/// fault: 18 Postgres 16 copies no slots: the promoted standby has everything but the slot
+/// holds: it halts before it reads; with a slot that is made and adopted everything the standby has is there once
+/// told: `check` warns beforehand; then PB-1013 with the position of the checkpoint
+#[test]
+fn a_standby_without_the_slot_halts_until_one_is_adopted() {
+    let (mut site, configuration, mut relay) = streaming(16);
+    let standby = site.postgres.standby(SLOT, &[]).expect("a standby");
+    write(&site.postgres, 100);
+    caught_up(&site.postgres);
+    let checked = site.command(&["check"], &configuration);
+    assert!(checked.stdout.contains("does not exist on the standbys"), "{}", checked.stdout);
+    let now = site.postgres.query_one("postgres", "SELECT pg_current_wal_flush_lsn()").expect("an LSN");
+    until("the standby has everything", STEP_MAX, || {
+        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{now}'");
+        (standby.query_one("postgres", &sql).expect("an answer") == "t").then_some(())
+    });
+    site.postgres.kill9().expect("killed");
+    relay.kill9();
+    standby.promote().expect("promoted");
+    let configuration = on(&site, &standby);
+    let answer = refused(&site, &configuration, &["run", "--exit-on-halt"], 65, "PB-1013");
+    assert!(answer.stderr.contains("the checkpoint is at "), "{}", answer.stderr);
+    refused(&site, &configuration, &["setup"], 65, "PB-1013");
+    let made = "SELECT pg_create_logical_replication_slot('pillarbox_orders', 'pgoutput')";
+    standby.execute("postgres", made).expect("a slot");
+    refused(&site, &configuration, &["run", "--exit-on-halt"], 65, "PB-3003");
+    let adopted = site.command(&["setup", "--adopt-slot"], &configuration);
+    assert_eq!(adopted.code, Some(0), "{}{}", adopted.stdout, adopted.stderr);
+    let mut relay = site.relay(&configuration);
+    relay.wait_state("streaming", STEP_MAX);
+    write(&standby, 50);
+    caught_up(&standby);
+    agree(&site, &standby, &BTreeSet::new());
+    assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
+}
