@@ -324,6 +324,10 @@ fn three_brokers_and_one_of_them_dies_under_load() {
 }
 
 /// Markers are lost on purpose: the only replica of a partition dies between its acknowledgement and EndTxn.
+///
+/// fault: 32 a broker dies between a decision and its markers
+/// holds: the markers are written as decided; where nobody knows the decision any more, the relay waits
+/// told: PB-2020
 #[test]
 fn a_lost_marker_is_written_unless_its_outcome_is_forgotten() {
     let mut kafka = Kafka::start(KafkaOptions::brokers(3)).unwrap();

@@ -178,6 +178,7 @@ codes! {
     DeadLetterTopicUnfit = 4032, Config, Config, "the topic of dead letters has the wrong shape";
 
     PrivateServer = 5001, Retry, Unavailable, "a private server did not start";
+    SystemLimit = 5002, Retry, TryAgain, "the system gives no more files or threads";
 
     Internal = 7001, Bug, Bug, "an internal invariant does not hold";
 }
@@ -213,6 +214,13 @@ impl Fault {
     /// A fault with neither cause nor hint yet.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), cause: None, hint: None }
+    }
+
+    /// What the system refuses, and where its limits are.
+    pub fn system_limit(attempt: impl Into<String>, cause: impl fmt::Display) -> Self {
+        Self::new(Code::SystemLimit, attempt).because(cause).hint(
+            "raise the limits of the process: `ulimit -n` and `ulimit -u`, LimitNOFILE and TasksMax of a unit, pids of a container",
+        )
     }
 
     /// Adds the cause.

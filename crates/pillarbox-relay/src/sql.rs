@@ -1,5 +1,5 @@
-//! The ordinary SQL connection, and the one thing a running relay does over it: advancing the
-//! lineage, by which the database is told from its clones.
+//! The ordinary SQL connection, and what a running relay does over it: advancing the lineage, by
+//! which the database is told from its clones, and looking at the publication.
 //!
 //! Lives on the third runtime and may be slow or broken without harm to the stream. Must never be
 //! needed to relay an event.
@@ -15,7 +15,10 @@ use uuid::Uuid;
 
 use crate::config::{self, TlsMode, Transport};
 use crate::error::{Code, Fault};
-use crate::source::{Attempt, ServerError, SourceError, offers_tls, server_fault, tls_fault, tls_required};
+use crate::source::{
+    Attempt, Publication, PublicationState, PublishedTable, ServerError, SourceError, offers_tls,
+    publication_query, published_table_query, server_fault, tls_fault, tls_required,
+};
 use secured::Connector;
 
 mod secured;
@@ -259,6 +262,56 @@ impl Lineage {
         self.session = Some(session);
         Ok(Nonce(nonce))
     }
+
+    /// What the publication does for these tables, and where WAL ends at this moment; nothing where
+    /// there is no connection: the next advance makes one.
+    ///
+    /// # Errors
+    /// A fault; the next advance connects anew.
+    pub async fn publication(
+        &mut self,
+        tables: &[config::TableName],
+    ) -> Result<Option<(PublicationState, String)>, Fault> {
+        let Some(session) = self.session.take().filter(|session| !session.is_closed()) else {
+            return Ok(None);
+        };
+        let name = &self.settings.publication;
+        let message = format!("cannot look at publication \"{name}\"");
+        let answer = tokio::time::timeout(ADVANCE_TIMEOUT, published(&session, name, tables)).await;
+        let found = match answer {
+            Ok(found) => found
+                .map_err(|error| fault(&error, &Attempt { message: &message, settings: &self.settings }))?,
+            Err(_) => return Err(Fault::new(Code::PgUnreachable, message).because("no answer in time")),
+        };
+        self.session = Some(session);
+        Ok(Some(found))
+    }
+}
+
+/// The same as [`Connection::publication`](crate::source::Connection::publication) asks.
+async fn published(
+    session: &Session,
+    name: &str,
+    tables: &[config::TableName],
+) -> Result<(PublicationState, String), tokio_postgres::Error> {
+    let end = session.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).await?.try_get(0)?;
+    let Some(row) = session.query_opt(&publication_query(name), &[]).await? else {
+        return Ok((PublicationState::Missing, end));
+    };
+    let mut found = Publication { inserts: row.try_get(0)?, via_root: row.try_get(1)?, tables: Vec::new() };
+    for table in tables {
+        let rows = session.query(&published_table_query(name, table), &[]).await?;
+        let own: Vec<bool> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+        let is_own = own.contains(&true);
+        found.tables.push(PublishedTable {
+            table: table.clone(),
+            published: is_own,
+            under_partition_names: !is_own && !rows.is_empty(),
+            row_filter: None,
+            columns: Vec::new(),
+        });
+    }
+    Ok((PublicationState::Present(found), end))
 }
 
 /// 16 hexadecimal digits, 64 random bits: those of a version 4 UUID that carry no version.

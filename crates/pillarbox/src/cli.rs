@@ -186,7 +186,7 @@ pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Resul
         .thread_name("pillarbox-control")
         .enable_all()
         .build()
-        .map_err(internal)?;
+        .map_err(|error| Fault::system_limit("cannot make a runtime", error))?;
     let outcome = runtime.block_on(work);
     // A look-up that hangs in the system must not keep the process.
     runtime.shutdown_background();

@@ -29,7 +29,11 @@ pub(crate) fn start(level: Option<&str>, format: Option<Format>) -> Result<(), F
     })?;
     let terminal = std::io::stderr().is_terminal();
     let format = format.unwrap_or(if terminal { Format::Text } else { Format::Json });
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // Told where the line could not be written, that is stderr itself: a full disk would end the relay.
+        .log_internal_errors(false);
     let started = match format {
         Format::Text => subscriber.with_ansi(crate::report::colour(terminal)).with_target(false).try_init(),
         Format::Json => subscriber.json().flatten_event(true).with_ansi(false).try_init(),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use harness::relay::Relay;
 use harness::site::{Configuration, Site};
+use harness::until::until;
 use pillarbox_lab::workload::{Workload, WorkloadOptions};
 use pillarbox_lab::{KafkaOptions, PostgresOptions};
 use serde_json::Value;
@@ -111,6 +112,9 @@ fn spread(times: impl Iterator<Item = Duration>) -> (Duration, Duration) {
     (times[times.len() / 2], times[times.len() - 1])
 }
 
+/// fault: 4 SIGTERM with another relay that stands by
+/// holds: nothing lost; the other one streams
+/// told: exit code 0; `/readyz` and `status` tell the two apart
 #[test]
 fn a_standby_says_so_and_takes_over_from_a_leader_that_drains() {
     let mut pair = Pair::start();
@@ -133,6 +137,9 @@ fn a_standby_says_so_and_takes_over_from_a_leader_that_drains() {
     pair.site.judge(&log, &steady(), PARTITIONS).assert_clean();
 }
 
+/// fault: 2 stopped for longer than a leader may be silent, another one takes over, then it goes on
+/// holds: nothing lost; the one that woke up writes nothing more and stands by
+/// told: the state of each: `streaming`, `standing_by`
 #[test]
 fn a_leader_that_hangs_is_replaced_and_harms_nothing_when_it_wakes() {
     let mut pair = Pair::start();
@@ -166,6 +173,9 @@ fn false_clock() -> Option<&'static str> {
     std::path::Path::new(&library).exists().then(|| &*library.leak())
 }
 
+/// fault: 7 the leader is an hour behind
+/// holds: nothing lost; nobody takes it for one that hangs
+/// told: nothing: its own clock decides nothing
 #[test]
 fn a_leader_whose_clock_is_an_hour_back_is_left_alone() {
     let Some(library) = false_clock() else {
@@ -192,6 +202,47 @@ fn a_leader_whose_clock_is_an_hour_back_is_left_alone() {
     pair.leader.1.wait_count("events_total", events, 2 * STEP_MAX);
     assert_eq!(pair.standby.1.state().as_deref(), Some("standing_by"));
     assert_eq!(pair.leader.1.count("starts_total"), 1, "its walsender was ended");
+    workload.stop();
+    let log = workload.finish().expect("all is known");
+    pair.site.caught_up(&pair.leader.0, STEP_MAX);
+    pair.site.judge(&log, &steady(), PARTITIONS).assert_clean();
+}
+
+/// fault: 7 the leader's clock jumps an hour ahead, then two hours back, under load
+/// holds: nothing lost; it streams on in one start, and nobody takes it for one that hangs
+/// told: nothing: its own clock decides nothing
+#[test]
+fn a_leader_whose_clock_jumps_streams_on() {
+    let Some(library) = false_clock() else {
+        assert!(std::env::var_os("PILLARBOX_ALL_STORES").is_none(), "libfaketime is missing");
+        println!("not tested: libfaketime is missing (Debian: libfaketime)");
+        return;
+    };
+    let clock = tempfile::NamedTempFile::new().expect("a file");
+    let set = |offset: &str| std::fs::write(clock.path(), format!("{offset}\n")).expect("the clock is set");
+    set("+0");
+    let path: &'static str = clock.path().display().to_string().leak();
+    let mut pair = Pair::start_with(vec![
+        ("LD_PRELOAD", library),
+        ("FAKETIME_TIMESTAMP_FILE", path),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ]);
+    let workload = Workload::start(&pair.site.url(), steady()).expect("the writer starts");
+    for (offset, apart) in [("+1h", "reply_time - now()"), ("-1h", "now() - reply_time")] {
+        set(offset);
+        let seen =
+            format!("SELECT {apart} > interval '50 min' FROM pg_stat_replication WHERE state = 'streaming'");
+        until("its clock has jumped", STEP_MAX, || {
+            let seen = pair.site.postgres.query_one("postgres", &seen).expect("a walsender");
+            (seen == "t").then_some(())
+        });
+        // Longer than a leader may be silent, at the writer's pace.
+        let events = pair.leader.1.count("events_total") + 2 * (SILENCE_MAX.as_secs_f64() * RATE) as u64;
+        pair.leader.1.wait_count("events_total", events, 2 * STEP_MAX);
+    }
+    assert_eq!(pair.standby.1.state().as_deref(), Some("standing_by"));
+    assert_eq!(pair.leader.1.count("starts_total"), 1, "{}", pair.leader.1.log_tail());
     workload.stop();
     let log = workload.finish().expect("all is known");
     pair.site.caught_up(&pair.leader.0, STEP_MAX);

@@ -1,10 +1,12 @@
-//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | mutations | sim | crash | bench`.
+//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | faults | mutations | sim |
+//! crash | instructions | bench`.
 //!
 //! Must never be needed to build or use the product, and must never change a file of the tree (except results of
-//! `bench`).
+//! `bench`, and the page that `faults` writes).
 
 mod ci;
 mod crash;
+mod faults;
 mod mutations;
 mod sim;
 mod start_bench;
@@ -29,6 +31,8 @@ enum Command {
     Ci(ci::Options),
     /// Hold the house style against the tree
     Tidy,
+    /// Write docs/faults.md from what the tests say of themselves
+    Faults,
     /// Break one rule of the relay after the other, and see the tests named for it fail
     Mutations(mutations::Options),
     /// Simulate relays, Postgres and Kafka through seeds full of faults
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Ci(options) => ci::run(&options),
         Command::Tidy => tidy::run(),
+        Command::Faults => tidy::write_faults(),
         Command::Mutations(options) => mutations::run(&options),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Crash(options) => crash::run(&options),

@@ -243,6 +243,11 @@ fn publication(config: &Config, connection: &mut Connection) -> Result<(), Fault
     let state = connection
         .publication(name, &tables)
         .map_err(|error| fault(config, &error, "cannot check the publication of"))?;
+    serves(name, &state)
+}
+
+/// Whether the publication publishes the inserts of the outbox tables.
+pub(super) fn serves(name: &str, state: &PublicationState) -> Result<(), Fault> {
     let PublicationState::Present(publication) = state else {
         return Err(Fault::new(Code::PublicationMissing, format!("publication \"{name}\" does not exist")).hint(
             "run `pillarbox setup` if the pipeline is new; a publication that was dropped and re-created leaves a gap that cannot be decoded",

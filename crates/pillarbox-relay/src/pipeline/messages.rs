@@ -78,7 +78,7 @@ pub(crate) enum Event {
     SinkEnded(Option<Fault>),
     /// The database has a new lineage nonce.
     Lineage(String),
-    /// The SQL connection does not answer.
+    /// The SQL connection does not answer, or says why this cannot go on.
     SqlLost(Fault),
 }
 

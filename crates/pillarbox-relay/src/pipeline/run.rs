@@ -17,8 +17,8 @@ use super::intake::SealedSet;
 use super::messages::{Command, Event, Outlet, ReaderEnd, SETS_QUEUED_MAX, inbox};
 use super::state::{Action, Deadlines, Gone, Input, Lifecycle};
 use super::status::{State, Status};
-use super::{reader, task};
-use crate::config::Config;
+use super::{acquire, reader, task};
+use crate::config::{Config, TableName};
 use crate::error::{Class, Code, Fault};
 use crate::housekeeping::Duty;
 use crate::position::lineage::SourceFacts;
@@ -320,7 +320,11 @@ impl Supervisor {
                         actions.extend(self.machine.step(Input::ReaderGone(Gone::Fault(fault)), self.now()));
                     }
                 }
-                Action::StartSink => self.start_sink(),
+                Action::StartSink => {
+                    if let Err(fault) = self.start_sink() {
+                        actions.extend(self.machine.step(Input::SinkGone(Some(fault)), self.now()));
+                    }
+                }
                 Action::Release => self.tell_reader(Command::Release),
                 Action::Drain => self.tell_reader(Command::Drain),
                 Action::Show(state, fault) => {
@@ -338,8 +342,8 @@ impl Supervisor {
     }
 
     fn start_reader(&mut self, settle_before: Option<Lsn>) -> Result<(), Fault> {
-        let (outlet, inbox) = inbox()
-            .map_err(|error| Fault::new(Code::Internal, "cannot make an event descriptor").because(error))?;
+        let (outlet, inbox) =
+            inbox().map_err(|error| Fault::system_limit("cannot make an event descriptor", error))?;
         let (sets, sink_side) = mpsc::channel(SETS_QUEUED_MAX);
         self.reader = Some(outlet);
         self.sink_side = Some(sink_side);
@@ -350,11 +354,10 @@ impl Supervisor {
             sets,
             board: Arc::clone(&self.board),
             settle_before,
-        });
-        Ok(())
+        })
     }
 
-    fn start_sink(&mut self) {
+    fn start_sink(&mut self) -> Result<(), Fault> {
         let reader = self.reader.clone().expect("the reader runs");
         let context = recover::Context {
             config: Arc::clone(&self.config),
@@ -364,7 +367,7 @@ impl Supervisor {
             events: self.events.clone(),
             board: Arc::clone(&self.board),
         };
-        task::sink(context, self.events.clone());
+        task::sink(context, self.events.clone())
     }
 
     fn tell_reader(&self, command: Command) {
@@ -457,16 +460,28 @@ pub(super) async fn look_up_topic(config: Arc<Config>, wanted: WantedTopic, read
     reader.send(Command::Topic(Box::new(found)));
 }
 
-/// Gives the database a new nonce at once and then every [`LINEAGE_INTERVAL`]. A connection that
-/// breaks is told: the server may be shutting down while the reader does not look at its socket.
+/// Gives the database a new nonce at once and then every [`LINEAGE_INTERVAL`], and looks whether the
+/// publication still publishes the outbox tables: where it does not, the stream is silent. A connection
+/// that breaks is told: the server may be shutting down while the reader does not look at its socket.
 pub(super) async fn advance_lineage(mut lineage: Lineage, config: Arc<Config>, events: mpsc::Sender<Event>) {
     let mut tick = tokio::time::interval(LINEAGE_INTERVAL);
+    let mut looked_at = None;
     loop {
         tick.tick().await;
-        match lineage.advance(config.pipeline.as_str()).await {
+        let advanced = lineage.advance(config.pipeline.as_str()).await;
+        let looked = match advanced {
             Ok(nonce) => {
                 hit(Step::LineageAdvanced);
                 let _ = events.send(Event::Lineage(nonce.to_string())).await;
+                look_at_publication(&mut lineage, &config, &mut looked_at).await
+            }
+            Err(fault) => Err(fault),
+        };
+        match looked {
+            Ok(()) => {}
+            Err(fault) if fault.class() == Class::Halt => {
+                let _ = events.send(Event::SqlLost(fault)).await;
+                return;
             }
             Err(fault) if matches!(fault.code, Code::PgUnreachable | Code::PgProtocol) => {
                 let _ = events.send(Event::SqlLost(fault)).await;
@@ -475,4 +490,20 @@ pub(super) async fn advance_lineage(mut lineage: Lineage, config: Arc<Config>, e
             Err(fault) => log(&fault),
         }
     }
+}
+
+/// Halts where rows are written that the stream does not have. `looked_at` is where WAL ended at the last look.
+async fn look_at_publication(
+    lineage: &mut Lineage,
+    config: &Config,
+    looked_at: &mut Option<String>,
+) -> Result<(), Fault> {
+    let tables: Vec<TableName> = config.outbox.iter().map(|outbox| outbox.table.clone()).collect();
+    let Some((state, end)) = lineage.publication(&tables).await? else { return Ok(()) };
+    let since = looked_at.as_deref().unwrap_or("the start");
+    acquire::serves(&config.postgres.publication, &state).map_err(|fault| {
+        fault.because(format!("seen at {end}: rows written since {since} may not have been relayed"))
+    })?;
+    *looked_at = Some(end);
+    Ok(())
 }

@@ -300,6 +300,7 @@ impl Lifecycle {
                 | Code::CommitStalled
                 | Code::PgLimit
                 | Code::PgStandby
+                | Code::SystemLimit
         );
         !self.has_streamed && unreachable && now.saturating_sub(self.started_at) >= self.deadlines.start
     }

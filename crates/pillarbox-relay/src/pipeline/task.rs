@@ -25,6 +25,7 @@ use super::board::Board;
 use super::messages::{Event, Outlet};
 use super::{reader, run};
 use crate::config::Config;
+use crate::error::{Code, Fault};
 use crate::housekeeping::{self, Duty};
 use crate::route::WantedTopic;
 use crate::sink::recover;
@@ -36,37 +37,42 @@ struct AbortOnPanic(&'static str);
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!(code = %crate::error::Code::Internal, thread = self.0, "an invariant does not hold, ending the process");
+            tracing::error!(code = %Code::Internal, thread = self.0, "an invariant does not hold, ending the process");
             std::process::abort();
         }
     }
 }
 
 /// Starts the reader thread.
-pub(super) fn reader(context: reader::Context) {
-    thread("pillarbox-reader", move || reader::run(context));
+///
+/// # Errors
+/// The system gives no thread.
+pub(super) fn reader(context: reader::Context) -> Result<(), Fault> {
+    thread("pillarbox-reader", move || reader::run(context))
 }
 
 /// Starts the sink thread with a runtime of its own; `ended` is told when it is gone.
-pub(super) fn sink(context: recover::Context, ended: mpsc::Sender<Event>) {
+///
+/// # Errors
+/// The system gives no thread, or no file for what the runtime waits with.
+pub(super) fn sink(context: recover::Context, ended: mpsc::Sender<Event>) -> Result<(), Fault> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|error| Fault::system_limit("cannot make the runtime of the sink", error))?;
     thread("pillarbox-sink", move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.expect("a runtime needs an epoll and an event descriptor");
         let fault = runtime.block_on(recover::run(context));
         drop(runtime);
         let _ = ended.blocking_send(Event::SinkEnded(fault));
-    });
+    })
 }
 
-fn thread(name: &'static str, work: impl FnOnce() + Send + 'static) {
+fn thread(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<(), Fault> {
     let guarded = move || {
         let _abort = AbortOnPanic(name);
         work();
     };
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(guarded)
-        .expect("the system has room for a thread");
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(guarded);
+    started.map(drop).map_err(|error| Fault::system_limit(format!("cannot start thread {name}"), error))
 }
 
 /// Starts the supervisor.

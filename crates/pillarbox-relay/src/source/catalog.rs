@@ -264,7 +264,8 @@ fn parse_slot(row: &TextRow) -> Result<SlotInfo, SourceError> {
     })
 }
 
-fn publication_query(name: &str) -> String {
+/// Whether it publishes inserts, and under the name of the root.
+pub(crate) fn publication_query(name: &str) -> String {
     format!(
         "SELECT pubinsert, pubviaroot FROM pg_catalog.pg_publication WHERE pubname = {}",
         quote_literal(name)
@@ -273,7 +274,7 @@ fn publication_query(name: &str) -> String {
 
 /// A row for each published column: is it the table itself (or a partition of it), filter, column.
 /// By the catalogs alone: the role needs no privilege on the table or its schema.
-fn published_table_query(publication: &str, table: &TableName) -> String {
+pub(crate) fn published_table_query(publication: &str, table: &TableName) -> String {
     format!(
         "WITH asked AS (SELECT c.oid FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \

@@ -41,5 +41,6 @@ pub use message::Notice;
 pub use quote::{quote_identifier, quote_literal};
 pub use wake::Wake;
 
+pub(crate) use catalog::{publication_query, published_table_query};
 pub(crate) use error::{server_fault, tls_fault, tls_required};
 pub(crate) use secure::offers_tls;

@@ -3,6 +3,8 @@
 //!
 //! Works when any of them is down, and says which. Reads only: never fences, never confirms.
 
+mod open;
+
 use std::fmt::Write;
 use std::net::SocketAddr;
 
@@ -16,6 +18,7 @@ use pillarbox_relay::sql::{self, Session};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use self::open::OpenTransaction;
 use super::{ConfigFile, Output};
 use crate::http::client;
 use crate::report::Failure;
@@ -53,6 +56,9 @@ impl Arguments {
         })
     }
 }
+
+/// Where lines stand that belong to the one above.
+const INDENT: &str = "            ";
 
 /// All three views.
 #[derive(Debug, Serialize)]
@@ -96,6 +102,8 @@ struct Slot {
     retained_bytes: Option<i64>,
     /// `reserved`, `extended`, `unreserved` or `lost`.
     wal_status: Option<String>,
+    /// The oldest transaction that has written and is still open, if it is old.
+    open_transaction: Option<OpenTransaction>,
 }
 
 #[derive(Debug, Serialize)]
@@ -163,6 +171,9 @@ impl Overview {
                 slot.wal_status.as_deref().unwrap_or("-"),
             )
         });
+        if let View::Found(Slot { open_transaction: Some(open), .. }) = &self.postgres {
+            let _ = writeln!(text, "{INDENT}{open}");
+        }
         line(&mut text, "kafka", &self.kafka, |checkpoint| {
             format!(
                 "checkpoint epoch {}, resume {}, {} topics{}",
@@ -189,7 +200,6 @@ fn line<T>(text: &mut String, name: &str, view: &View<T>, found: impl FnOnce(&T)
 
 /// A line for each outbox table that is kept small, and what is in the way.
 fn kept(text: &mut String, tables: &Value) {
-    const INDENT: &str = "            ";
     for table in tables.as_array().into_iter().flatten() {
         let number = |key: &str| table[key].as_u64().unwrap_or_default();
         let done = if table["mode"] == "delete" {
@@ -307,6 +317,7 @@ async fn slot(config: &Config) -> Result<Slot, Fault> {
         lag_bytes: row.try_get(3).map_err(failed)?,
         retained_bytes: row.try_get(4).map_err(failed)?,
         wal_status: row.try_get(5).map_err(failed)?,
+        open_transaction: open::oldest(&session).await.map_err(failed)?,
     })
 }
 
@@ -343,6 +354,7 @@ mod tests {
             lag_bytes: Some(16),
             retained_bytes: Some(3 << 20),
             wal_status: Some(wal_status.to_owned()),
+            open_transaction: None,
         })
     }
 
@@ -389,13 +401,22 @@ mod tests {
                     "waits_for": "drop table public.x", "fault": null},
                 {"table": "public.old", "mode": "delete", "deleted_total": 7,
                     "fault": {"code": "PB-1009", "message": "may not delete"}}]}));
+        let mut kept = slot(true, "reserved");
+        if let View::Found(slot) = &mut kept {
+            slot.open_transaction = Some(OpenTransaction {
+                name: "process 47 (psql)".to_owned(),
+                state: "idle in transaction".to_owned(),
+                seconds: 61,
+                end: "SELECT pg_terminate_backend(47);".to_owned(),
+            });
+        }
         let overview = Overview {
             pipeline: "orders".to_owned(),
             healthy: true,
             problems: Vec::new(),
             lag_bytes: Some(16),
             relay,
-            postgres: slot(true, "reserved"),
+            postgres: kept,
             kafka: kafka(),
         };
         assert_eq!(
@@ -407,6 +428,8 @@ mod tests {
              \x20           public.old: 7 rows deleted\n\
              \x20           PB-1009: may not delete\n\
              \x20 postgres  slot s active, confirmed 0/10, 16 B behind, 3.0 MiB of WAL kept (reserved)\n\
+             \x20           WAL is kept for process 47 (psql), idle in transaction, open for 61 s; to end it: \
+             SELECT pg_terminate_backend(47);\n\
              \x20 kafka     checkpoint epoch 1, resume 0/10, 2 topics\n"
         );
     }

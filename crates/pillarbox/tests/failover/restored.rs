@@ -9,12 +9,19 @@ use pillarbox_lab::{Postgres, PostgresOptions, ShutdownMode};
 use crate::harness::until::until;
 use crate::world::{STEP_MAX, agree, caught_up, on, refused, rows, streaming, write};
 
+/// fault: 19 a storage snapshot replaces the server
+/// holds: it halts before it publishes; after `lineage accept` nothing the copy has is lost
+/// told: PB-3004 or PB-3005; `lineage show --fork` lists what is in no database
 #[test]
 fn a_restored_snapshot_goes_on_from_where_the_operator_says() {
     restored(true);
 }
 
 /// System, timeline and lineage are the same, the WAL is longer: only the stream tells.
+///
+/// fault: 19 a snapshot that nothing but its stream tells from the original
+/// holds: it halts at the first transaction of the stream
+/// told: PB-3005; `lineage show --fork` lists what is in no database
 #[test]
 fn a_snapshot_restored_within_seconds_is_found_out_by_its_stream() {
     restored(false);

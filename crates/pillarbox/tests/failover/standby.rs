@@ -15,6 +15,9 @@ fn a_clean_failover_goes_on_by_itself_on_postgres_17() {
     clean(17);
 }
 
+/// fault: 16 the primary is killed under load, its slot is synchronised (17 and 18)
+/// holds: nothing lost; positions go on in the next epoch
+/// told: nothing halts; before, `check` asks for synchronized_standby_slots where it is missing
 #[test]
 fn a_clean_failover_goes_on_by_itself_on_postgres_18() {
     clean(18);
@@ -25,6 +28,9 @@ fn a_lost_tail_halts_is_listed_and_accepted_on_postgres_17() {
     lost_tail(17);
 }
 
+/// fault: 17 300 events were published that the promoted standby never got (17 and 18)
+/// holds: it halts before it publishes; after the operator accepts, everything the new primary has is there once
+/// told: PB-3002; `lineage show` lists each event that is in no database
 #[test]
 fn a_lost_tail_halts_is_listed_and_accepted_on_postgres_18() {
     lost_tail(18);
@@ -133,5 +139,41 @@ fn lost_tail(version: u32) {
     agree(&site, &standby, &ghosts);
     let newer = seen(&site).into_iter().filter(|seen| seen.position.epoch.0 == 2).count();
     assert_eq!(newer, 100);
+    assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
+}
+
+/// fault: 18 Postgres 16 copies no slots: the promoted standby has everything but the slot
+/// holds: it halts before it reads; with a slot that is made and adopted everything the standby has is there once
+/// told: `check` warns beforehand; then PB-1013 with the position of the checkpoint
+#[test]
+fn a_standby_without_the_slot_halts_until_one_is_adopted() {
+    let (mut site, configuration, mut relay) = streaming(16);
+    let standby = site.postgres.standby(SLOT, &[]).expect("a standby");
+    write(&site.postgres, 100);
+    caught_up(&site.postgres);
+    let checked = site.command(&["check"], &configuration);
+    assert!(checked.stdout.contains("does not exist on the standbys"), "{}", checked.stdout);
+    let now = site.postgres.query_one("postgres", "SELECT pg_current_wal_flush_lsn()").expect("an LSN");
+    until("the standby has everything", STEP_MAX, || {
+        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{now}'");
+        (standby.query_one("postgres", &sql).expect("an answer") == "t").then_some(())
+    });
+    site.postgres.kill9().expect("killed");
+    relay.kill9();
+    standby.promote().expect("promoted");
+    let configuration = on(&site, &standby);
+    let answer = refused(&site, &configuration, &["run", "--exit-on-halt"], 65, "PB-1013");
+    assert!(answer.stderr.contains("the checkpoint is at "), "{}", answer.stderr);
+    refused(&site, &configuration, &["setup"], 65, "PB-1013");
+    let made = "SELECT pg_create_logical_replication_slot('pillarbox_orders', 'pgoutput')";
+    standby.execute("postgres", made).expect("a slot");
+    refused(&site, &configuration, &["run", "--exit-on-halt"], 65, "PB-3003");
+    let adopted = site.command(&["setup", "--adopt-slot"], &configuration);
+    assert_eq!(adopted.code, Some(0), "{}{}", adopted.stdout, adopted.stderr);
+    let mut relay = site.relay(&configuration);
+    relay.wait_state("streaming", STEP_MAX);
+    write(&standby, 50);
+    caught_up(&standby);
+    agree(&site, &standby, &BTreeSet::new());
     assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
 }

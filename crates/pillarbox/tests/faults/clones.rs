@@ -85,6 +85,9 @@ fn refused(site: &Site, copy: &Configuration, code: &str) {
     assert!(answer.stderr.contains("hint: "), "{}", answer.stderr);
 }
 
+/// fault: 20 a copy with a relay of its own, behind and ahead of the original
+/// holds: nothing lost; no transactional id changes hands
+/// told: PB-3004 or PB-3005 at the copy; the original streams on
 #[test]
 fn a_clone_halts_without_fencing_the_relay_of_the_original() {
     let mut site = site();
@@ -131,6 +134,9 @@ fn a_clone_halts_without_fencing_the_relay_of_the_original() {
     assert_eq!(relay.terminate(Duration::from_secs(25)).code(), Some(0));
 }
 
+/// fault: 20 a copy taken while the pipeline is paused
+/// holds: nothing lost; the original stays paused
+/// told: PB-3005 at the copy
 #[test]
 fn a_clone_taken_during_a_pause_halts_too() {
     let mut site = site();

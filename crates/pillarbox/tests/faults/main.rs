@@ -11,12 +11,18 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod brokers;
 mod clones;
 mod endings;
 mod history;
+mod ids;
 mod outages;
+mod postgres;
 mod probe;
+mod process;
 mod repartition;
+mod shapes;
+mod slots;
 mod stalls;
 mod topics;
 mod world;

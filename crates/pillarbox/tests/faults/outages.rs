@@ -16,6 +16,9 @@ const OUTAGE_SECONDS: u64 = 30;
 /// A fast shutdown of Postgres must take less, whatever Kafka and operators do.
 const STOP_MAX: Duration = Duration::from_secs(15);
 
+/// fault: 33 the only broker is gone for 30 s under load
+/// holds: nothing lost; WAL waits in Postgres
+/// told: `/readyz` 503 with PB-2001 or PB-3008; `/livez` stays 200
 #[test]
 fn kafka_down_under_load_is_waited_for_and_caught_up_with() {
     let outage = Duration::from_secs(number("PILLARBOX_OUTAGE_SECONDS", OUTAGE_SECONDS));
@@ -62,6 +65,9 @@ fn recovers(site: &mut Site, relay: &mut Relay, configuration: &Configuration, s
     }
 }
 
+/// fault: 9 a fast shutdown while Kafka hangs, is gone, or the pipeline is paused
+/// holds: every event arrives; the shutdown waits for nobody
+/// told: `/readyz` says which server is away, then the former state
 #[test]
 fn postgres_stops_fast_whatever_kafka_and_operators_do() {
     let mut site = site();

@@ -17,6 +17,9 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Events of a part.
 const SPLIT_EVENTS: u32 = 40;
 
+/// fault: 2, 36 stopped inside a Kafka transaction until the broker aborts it
+/// holds: nothing lost; it starts once more by itself
+/// told: the start is counted (`starts_total`); the log has PB-2015
 #[test]
 fn a_relay_stopped_inside_a_transaction_goes_on_by_itself_after_the_broker_aborted_it() {
     let kafka =

@@ -1,12 +1,16 @@
 //! Topics that disappear, are replaced or changed, and a Kafka cluster that is another one.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
 use pillarbox_lab::{Kafka, KafkaOptions};
+use pillarbox_wire::header::{PB_POS, PbPos};
+use rdkafka::message::Message;
 
 use crate::harness::dice::Dice;
+use crate::harness::records::{Isolation, header, read};
 use crate::harness::relay::Relay;
 use crate::harness::site::{Answer, Site};
 use crate::harness::until::until;
@@ -35,6 +39,9 @@ fn refused(answer: &Answer, code: &str) {
     assert!(answer.stderr.contains("hint: "), "{}", answer.stderr);
 }
 
+/// fault: 40 deleted under load, then created anew by somebody
+/// holds: it halts; it never creates the topic again, and writes nothing into the successor
+/// told: PB-2006, then PB-2007, with the topic
 #[test]
 fn a_topic_deleted_under_load_halts_and_so_does_its_successor() {
     let mut site = site();
@@ -57,6 +64,9 @@ fn a_topic_deleted_under_load_halts_and_so_does_its_successor() {
     assert!(probe::records(&site, TOPIC, 4).is_empty(), "events went to the successor");
 }
 
+/// fault: 40 replaced in one go under load
+/// holds: no event goes to the successor
+/// told: PB-2006 or PB-2007 with the topic
 #[test]
 fn a_topic_replaced_under_load_halts_without_a_record_in_the_successor() {
     let mut site = site();
@@ -71,6 +81,9 @@ fn a_topic_replaced_under_load_halts_without_a_record_in_the_successor() {
     assert!(probe::records(&site, TOPIC, 4).is_empty(), "events went to the successor");
 }
 
+/// fault: 41 the file names another, empty cluster
+/// holds: it halts; nothing is made there
+/// told: PB-2008
 #[test]
 fn another_kafka_cluster_halts_and_stays_as_it_was() {
     let mut site = site();
@@ -94,6 +107,9 @@ fn another_kafka_cluster_halts_and_stays_as_it_was() {
     );
 }
 
+/// fault: 41 deleted under load
+/// holds: it halts; neither `run` nor `setup` begins a new history
+/// told: PB-2006 or PB-2008 with the topic, `setup` PB-2009
 #[test]
 fn a_checkpoint_topic_deleted_under_load_halts_and_setup_does_not_begin_anew() {
     let site = site();
@@ -122,6 +138,9 @@ pub(crate) fn administer(site: &Site, tool: &str, words: &[&str]) {
     assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// fault: 40 partitions are added under load
+/// holds: nothing lost; every key stays in its partition
+/// told: PB-2013 as a warning
 #[test]
 fn more_partitions_are_warned_of_and_move_no_key() {
     let site = site();
@@ -139,6 +158,9 @@ fn more_partitions_are_warned_of_and_move_no_key() {
     settle(&site, &configuration, load, &options);
 }
 
+/// fault: 31 `max.message.bytes` is lowered under load to a few records
+/// holds: nothing lost; batches get smaller
+/// told: PB-2016 in the log
 #[test]
 fn a_topic_that_takes_smaller_batches_from_now_on_gets_smaller_batches() {
     let site = site();
@@ -156,4 +178,52 @@ fn a_topic_that_takes_smaller_batches_from_now_on_gets_smaller_batches() {
     relay.wait_count("events_total", more, PATIENCE);
     println!("streams since start {starts}, now at {}", relay.count("starts_total"));
     settle(&site, &configuration, load, &options);
+}
+
+/// fault: 40 an administrator removes all records of a topic under load, as retention does
+/// holds: nothing is published again, nothing is left out: sequences go on where they were
+/// told: nothing: what was published may go; Kafka refuses the same for the checkpoint topic
+#[test]
+fn records_that_retention_removes_change_nothing() {
+    let site = site();
+    let (configuration, mut relay) = streaming(&site, &[]);
+    let (load, _) = load(&site, Dice::new().seed(), 300.0);
+    relay.wait_count("events_total", 2_000, PATIENCE);
+    let delete = |topic: &str, partitions: u32| {
+        let all: Vec<String> = (0..partitions)
+            .map(|n| format!("{{\"topic\": \"{topic}\", \"partition\": {n}, \"offset\": -1}}"))
+            .collect();
+        let file = site.path("records.json");
+        fs::write(&file, format!("{{\"partitions\": [{}], \"version\": 1}}", all.join(", ")))
+            .expect("a file");
+        let mut java = Command::new("java");
+        java.args(["-cp", site.kafka.classpath(), "org.apache.kafka.tools.DeleteRecordsCommand"]);
+        java.args(["--bootstrap-server", &site.kafka.bootstrap(), "--offset-json-file"]).arg(&file);
+        let output = java.output().expect("java runs");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let refused = delete("__pillarbox.orders", 1);
+    assert!(refused.contains("POLICY_VIOLATION") || refused.contains("PolicyViolation"), "{refused}");
+    let done = delete(TOPIC, PARTITIONS);
+    assert!(done.contains("low_watermark"), "{done}");
+    relay.kill9();
+    relay.start_again();
+    relay.wait_count("events_total", 1_000, PATIENCE);
+    load.stop();
+    let log = load.finish().expect("the writers know what they committed");
+    site.caught_up(&configuration, PATIENCE);
+    let mut last = BTreeMap::new();
+    let mut firsts = Vec::new();
+    read(&site.kafka.bootstrap(), TOPIC, Isolation::Committed, |message| {
+        let pb_pos = header(message, PB_POS).expect("a position");
+        let sequence = PbPos::parse(&pb_pos).expect("a position").sequence.0;
+        match last.insert(message.partition(), sequence) {
+            None => firsts.push(sequence),
+            Some(before) => assert_eq!(sequence, before + 1, "partition {}", message.partition()),
+        }
+    });
+    assert!(firsts.iter().all(|first| *first > 1), "nothing was removed: {firsts:?}");
+    let committed = log.committed().flat_map(|transaction| &transaction.events);
+    let written = committed.filter(|event| event.aggregatetype == "order").count();
+    assert_eq!(last.values().sum::<u64>(), written as u64, "the last sequences count all events");
 }

@@ -31,6 +31,7 @@ pub(crate) struct Relay {
     port: u16,
     env: Env,
     log: PathBuf,
+    shell: Option<&'static str>,
 }
 
 /// Variables that a configuration file refers to.
@@ -39,7 +40,18 @@ type Env = Vec<(&'static str, &'static str)>;
 impl Relay {
     /// Starts it; `log` is appended to. Does not wait for anything.
     pub(super) fn start(file: PathBuf, port: u16, env: Env, log: PathBuf) -> Self {
-        Self { process: launch(&file, &env, &[], &log), file, port, env, log }
+        Self::start_by(file, port, env, log, None)
+    }
+
+    /// Starts it by a line of shell in which `exec "$@"` is the relay.
+    pub(super) fn start_by(
+        file: PathBuf,
+        port: u16,
+        env: Env,
+        log: PathBuf,
+        shell: Option<&'static str>,
+    ) -> Self {
+        Self { process: launch(&file, &env, &[], &log, shell), file, port, env, log, shell }
     }
 
     /// Starts it again after its end, as a supervisor would.
@@ -50,7 +62,7 @@ impl Relay {
     /// The same with more variables, for this start alone.
     pub(crate) fn start_again_with(&mut self, more: &[(&'static str, String)]) {
         assert!(!self.process.is_running(), "the relay runs");
-        self.process = launch(&self.file, &self.env, more, &self.log);
+        self.process = launch(&self.file, &self.env, more, &self.log, self.shell);
     }
 
     /// Its process id.
@@ -187,8 +199,17 @@ impl Drop for Relay {
     }
 }
 
-fn launch(file: &Path, env: &Env, more: &[(&'static str, String)], log: &Path) -> ServerProcess {
-    let mut command = Command::new(BINARY);
+fn launch(
+    file: &Path,
+    env: &Env,
+    more: &[(&'static str, String)],
+    log: &Path,
+    shell: Option<&str>,
+) -> ServerProcess {
+    let mut command = Command::new(if shell.is_some() { "sh" } else { BINARY });
+    if let Some(line) = shell {
+        command.args(["-c", line, "sh", BINARY]);
+    }
     command.arg("run").arg("-c").arg(file).envs(env.iter().copied()).envs(more.iter().cloned());
     let launch = Launch { name: "pillarbox run".into(), command, log: log.to_owned(), account: None };
     ServerProcess::start(launch).expect("the relay starts")

@@ -162,6 +162,12 @@ impl Site {
         Relay::start(file, port, env, log)
     }
 
+    /// The same by a line of shell in which `exec "$@"` is the relay: for limits and redirections.
+    pub(crate) fn relay_by(&self, configuration: &Configuration, shell: &'static str) -> Relay {
+        let Configuration { file, port, env, log, .. } = configuration.clone();
+        Relay::start_by(file, port, env, log, Some(shell))
+    }
+
     /// Runs a one-shot command, `-c FILE` appended, to its end.
     ///
     /// # Panics

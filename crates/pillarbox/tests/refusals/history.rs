@@ -37,6 +37,9 @@ fn resume_lsn(site: &Site, pipeline: &str) -> String {
     site.postgres.query_one("postgres", &sql).expect("the slot")
 }
 
+/// fault: 13, 15 dropped, or advanced beyond what was relayed, while the relay is down
+/// holds: it halts before it reads; the slot is never made anew by itself
+/// told: PB-1013 or PB-3003 with both ends of the gap; `setup --adopt-slot` gives it up
 #[test]
 fn a_slot_that_is_gone_or_was_moved_halts_with_the_gap() {
     let site = Site::start(PostgresOptions::default(), KafkaOptions::default());
@@ -60,6 +63,9 @@ fn a_slot_that_is_gone_or_was_moved_halts_with_the_gap() {
     pillarbox(&["check"], &moved.file).expect(1, 3003, &["pillarbox_moved"]);
 }
 
+/// fault: 19 the file names a server with another history
+/// holds: it halts before it reads or fences
+/// told: PB-3001, and the option `postgres.url`
 #[test]
 fn another_server_halts() {
     let site = Site::start(PostgresOptions::default(), KafkaOptions::default());
@@ -76,6 +82,9 @@ fn another_server_halts() {
     pillarbox(&["check"], &moved.file).expect(1, 3001, &["postgres.url"]);
 }
 
+/// fault: 14 max_slot_wal_keep_size is exceeded while the relay is down
+/// holds: it halts before it reads
+/// told: PB-1014 with the last position; `setup --adopt-slot` gives the gap up
 #[test]
 fn a_slot_that_lost_its_wal_halts_with_its_last_position() {
     let options = PostgresOptions::default().setting("max_slot_wal_keep_size", "1MB");

@@ -41,6 +41,9 @@ fn confirmed_before(site: &Site, lsn: &str) -> bool {
     site.postgres.query_one("postgres", &ask).expect("the slot") == "t"
 }
 
+/// fault: 28 dropped, or without the table, while the relay is down
+/// holds: it halts before it reads
+/// told: PB-1010 or PB-1011 with the statement that repairs it
 #[test]
 fn a_publication_that_is_gone_or_lacks_the_table_halts() {
     let site = Site::start(PostgresOptions::default(), KafkaOptions::default());
@@ -74,11 +77,17 @@ fn a_publication_replaced_while_the_relay_was_down(version: u32, code: u16) {
     }
 }
 
+/// fault: 28 dropped and created anew, with rows written in between
+/// holds: everything before the gap is out, nothing behind it is, nothing of it is confirmed
+/// told: PB-1012
 #[test]
 fn a_publication_replaced_on_postgres_18_halts_at_the_gap() {
     a_publication_replaced_while_the_relay_was_down(18, 1012);
 }
 
+/// fault: 28 the same on Postgres 16, which refuses the stream
+/// holds: everything before the gap is out, nothing behind it is, nothing of it is confirmed
+/// told: PB-1010
 #[test]
 fn a_publication_replaced_on_postgres_16_halts_at_the_gap() {
     a_publication_replaced_while_the_relay_was_down(16, 1010);

@@ -41,6 +41,9 @@ fn halts_at(site: &Site, pipeline: &str, row: &str, code: u16, words: &[&str]) {
     assert_eq!(confirmed, "t", "{pipeline}: the row was confirmed");
 }
 
+/// fault: 30, 31 an illegal topic, more than `max.message.bytes`, more than 64 MiB, between good rows
+/// holds: everything before the transaction is out, nothing of it is confirmed; no payload in the log
+/// told: PB-4001 or PB-4002 with the transaction and the row in it, and what would take it
 #[test]
 fn rows_that_cannot_be_published_halt_at_their_place() {
     let site = Site::start(PostgresOptions::default(), KafkaOptions::default());

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! git ls-files -> Source (text, tokens, functions) -> shape | words | layers  ┐
-//!                                             manifests, commit subjects ─────┴─> findings
+//!                                             manifests, commit subjects ─────┼─> findings
+//!                       marks on tests against the list of faults and its page ───┘
 //! ```
 //! Must never change a file, and never accept an exception that is no longer needed: the lists in `exceptions` only
 //! shrink.
@@ -19,7 +20,7 @@ use std::fmt;
 use anyhow::bail;
 
 use self::source::Source;
-use crate::tree;
+use crate::{faults, tree};
 
 /// Something the house style does not want.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,7 +75,18 @@ fn check(sources: &[Source]) -> Vec<Finding> {
         .flatten()
         .collect();
     findings.extend(exceptions::stale(sources));
+    let wrong = faults::check(files(sources)).into_iter();
+    findings.extend(wrong.map(|wrong| Finding::new(&wrong.path, wrong.line, wrong.message)));
     findings
+}
+
+/// Writes the page of faults from the tree as it is.
+pub(crate) fn write_faults() -> anyhow::Result<()> {
+    faults::write(files(&read_tree()?))
+}
+
+fn files(sources: &[Source]) -> impl Iterator<Item = faults::File<'_>> + Clone {
+    sources.iter().map(|source| (source.path.as_str(), source.text.as_str()))
 }
 
 /// The files git knows or would take in, so that a rule speaks up before the commit and not after it.
