@@ -94,6 +94,8 @@ steps! {
     RepinTaken = "repin_taken",
     /// A part of a large source transaction is complete.
     PartSealed = "part_sealed",
+    /// Nothing was to be published for a while: a set is sealed that holds a position alone.
+    IdleSealed = "idle_sealed",
     /// A sealed set goes to the sink.
     SetHandedOver = "set_handed_over",
     /// A transaction has its id, nothing was sent.
@@ -112,6 +114,12 @@ steps! {
     EndTxnSent = "end_txn_sent",
     /// An EndTxn was answered with success.
     EndTxnAnswered = "end_txn_answered",
+    /// A transaction is to be aborted.
+    AbortReady = "abort_ready",
+    /// An EndTxn(abort) was answered with success.
+    AbortAnswered = "abort_answered",
+    /// A transaction that was aborted is produced again, in another epoch.
+    ReplayReady = "replay_ready",
     /// A transaction is committed that rewrote the whole checkpoint table.
     TableRewritten = "table_rewritten",
     /// The sink knows that a set is committed, the reader does not.
@@ -122,6 +130,12 @@ steps! {
     ConfirmReady = "confirm_ready",
     /// A position was confirmed to Postgres.
     Confirmed = "confirmed",
+    /// Housekeeping deleted rows that were relayed.
+    RowsDeleted = "rows_deleted",
+    /// `lineage accept` has fenced all relays, nothing is decided.
+    AcceptFenced = "accept_fenced",
+    /// `lineage accept` has committed where to go on, nobody was told.
+    AcceptCommitted = "accept_committed",
     /// The relay shall drain.
     DrainBegun = "drain_begun",
     /// All is committed, the last status was sent.
