@@ -114,12 +114,6 @@ steps! {
     EndTxnSent = "end_txn_sent",
     /// An EndTxn was answered with success.
     EndTxnAnswered = "end_txn_answered",
-    /// A transaction is to be aborted.
-    AbortReady = "abort_ready",
-    /// An EndTxn(abort) was answered with success.
-    AbortAnswered = "abort_answered",
-    /// A transaction that was aborted is produced again, in another epoch.
-    ReplayReady = "replay_ready",
     /// A transaction is committed that rewrote the whole checkpoint table.
     TableRewritten = "table_rewritten",
     /// The sink knows that a set is committed, the reader does not.

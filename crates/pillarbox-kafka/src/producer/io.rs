@@ -230,10 +230,10 @@ impl Wire {
         };
         let versions = if self.protocol == Protocol::Kip890 { END_KIP890 } else { END_OLDER };
         let version = connection.version_within::<EndTxnRequest>(versions)?;
-        hit(if request.committed { Step::EndTxnReady } else { Step::AbortReady });
+        hit(Step::EndTxnReady);
         let answer = connection.call_in(request, version, self.limits.request).await?;
         ErrorCode(answer.error_code).check(ApiKey::EndTxn, || self.ids[id.0].clone())?;
-        hit(if request.committed { Step::EndTxnAnswered } else { Step::AbortAnswered });
+        hit(Step::EndTxnAnswered);
         if self.protocol == Protocol::Older {
             return Ok(identity);
         }

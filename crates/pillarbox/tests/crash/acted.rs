@@ -23,7 +23,7 @@ const LARGE: &str = "100000";
 
 type Act = fn(&mut World, &mut Dice);
 
-const ACTS: [Act; 12] = [
+const ACTS: [Act; 11] = [
     |world, _| drain(world, Step::DrainBegun),
     |world, _| drain(world, Step::Drained),
     |world, _| drain(world, Step::Ended),
@@ -32,7 +32,6 @@ const ACTS: [Act; 12] = [
     |world, _| letter(world),
     |world, _| grow(world),
     |world, _| idle(world),
-    |world, _| replay(world),
     |world, _| sweep(world),
     take_over,
     fail_over,
@@ -148,22 +147,6 @@ fn idle(world: &mut World) {
          SELECT pg_sleep(2)",
     );
     world.subject.wait_death(&failpoint);
-}
-
-/// A topic without enough replicas refuses events for a while: what is open is aborted and produced again.
-fn replay(world: &mut World) {
-    let kind = format!("under{}", world.rounds);
-    let topic = format!("outbox.event.{kind}");
-    world.site.kafka.create_topic(&topic, 1, &[("min.insync.replicas", "2")]).expect("a topic");
-    let first = stream(world, Step::AbortReady);
-    rows(world, &kind, 10);
-    world.subject.wait_death(&first);
-    world.subject.strike(&Failpoint::first(Step::AbortAnswered));
-    world.subject.strike(&Failpoint::first(Step::ReplayReady));
-    world.administer("kafka.admin.ConfigCommand", &topic, &["--add-config", "min.insync.replicas=1"]);
-    world.subject.launch(None);
-    world.subject.wait_streaming();
-    world.site.caught_up(&world.at, PATIENCE);
 }
 
 /// Rows of a table that is kept small: they are published, then deleted. The second look at it deletes.

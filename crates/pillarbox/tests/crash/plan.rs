@@ -60,9 +60,6 @@ pub(crate) fn way(step: Step) -> Way {
         | Step::RepinTaken
         | Step::PauseCommitted
         | Step::IdleSealed
-        | Step::AbortReady
-        | Step::AbortAnswered
-        | Step::ReplayReady
         | Step::RowsDeleted
         | Step::DrainBegun
         | Step::Drained
