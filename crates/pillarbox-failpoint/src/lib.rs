@@ -94,6 +94,8 @@ steps! {
     RepinTaken = "repin_taken",
     /// A part of a large source transaction is complete.
     PartSealed = "part_sealed",
+    /// Nothing was to be published for a while: a set is sealed that holds a position alone.
+    IdleSealed = "idle_sealed",
     /// A sealed set goes to the sink.
     SetHandedOver = "set_handed_over",
     /// A transaction has its id, nothing was sent.
@@ -122,6 +124,12 @@ steps! {
     ConfirmReady = "confirm_ready",
     /// A position was confirmed to Postgres.
     Confirmed = "confirmed",
+    /// Housekeeping deleted rows that were relayed.
+    RowsDeleted = "rows_deleted",
+    /// `lineage accept` has fenced all relays, nothing is decided.
+    AcceptFenced = "accept_fenced",
+    /// `lineage accept` has committed where to go on, nobody was told.
+    AcceptCommitted = "accept_committed",
     /// The relay shall drain.
     DrainBegun = "drain_begun",
     /// All is committed, the last status was sent.

@@ -20,15 +20,16 @@ use crate::route::{Destination, TopicIndex};
 
 pub use pillarbox_wire::record_batch::BatchError;
 
-/// Bytes that all sets of a pipeline may hold together: the bound of the relay's memory.
-pub const POOL_BYTES_MAX: usize = 48 << 20;
+/// Bytes that all sets of a pipeline may hold together: the bound of the relay's memory. Two of the largest sets, or eight
+/// that are full; with what it takes beside them the relay stays below 64 MB (`cargo xtask bench limits`).
+pub const POOL_BYTES_MAX: usize = 32 << 20;
 /// A set is full at a transaction boundary beyond this many events: the broker's cost per commit
 /// has long been spread thin by then.
 pub const FILL_EVENTS: usize = 10_000;
 /// A set is full at a transaction boundary beyond this many bytes.
 pub const FILL_BYTES: usize = 4 << 20;
 /// Empty buffers kept for the next set, in bytes of capacity.
-const SPARE_BYTES_MAX: usize = 12 << 20;
+const SPARE_BYTES_MAX: usize = 4 << 20;
 /// A batch is ended at this size even where the topic would take more: one request per broker
 /// stays far below what a broker reads at once.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -135,12 +136,14 @@ impl BatchSet {
         let Record { timestamp_ms, key, value, headers } = *record;
         let bytes = part.builder.record_len(timestamp_ms, key, value, headers);
         let limit = batch_bytes_max.min(BATCH_BYTES_MAX);
-        if !part.builder.is_empty() && part.builder.len() + bytes > limit {
+        let more = !part.builder.is_empty() && part.builder.len() + bytes > limit;
+        if more {
             self.ended.push(self.buffers.end(part));
         }
         if part.builder.is_empty()
-            && let Some(buffer) = self.buffers.spare()
+            && let Some(buffer) = self.buffers.spare().or_else(|| more.then(|| Vec::with_capacity(limit)))
         {
+            // Where batches come to their limit a buffer has its size at once: growing leaves holes, and they add up.
             part.builder = BatchBuilder::with_buffer(buffer);
         }
         part.builder.append(timestamp_ms, key, value, headers)?;

@@ -284,6 +284,7 @@ impl Table {
             let labels = self.labels(look.config);
             metrics::counter!("pillarbox_housekeeping_deleted_rows_total", &labels).increment(rows);
             if rows > 0 {
+                pillarbox_failpoint::hit(pillarbox_failpoint::Step::RowsDeleted);
                 tokio::time::sleep(batches.pause).await;
             }
         }

@@ -349,12 +349,12 @@ impl Streaming {
     }
 
     fn frame_fault(&self, error: &SourceError) -> Fault {
-        match (error, self.intake.next_place()) {
-            (SourceError::FrameTooLarge { .. }, Some(place)) => {
-                let message = format!("{place} cannot be received");
-                error.fault(&Attempt { message: &message, settings: &self.config.postgres })
+        let fault = stream_fault(&self.config, error);
+        match self.intake.next_place() {
+            Some(place) if fault.code == Code::EventTooLarge => {
+                Fault { message: format!("{place} cannot be received"), ..fault }
             }
-            _ => stream_fault(&self.config, error),
+            _ => fault,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Checkpoints that a relay does not come to by itself: the first one, and one that an operator declares. Only
 //! commands write them, never `run`.
 
+use pillarbox_failpoint::{Step, hit};
 use pillarbox_kafka::Cluster;
 use pillarbox_kafka::producer::Producer;
 use pillarbox_wire::lsn::{Lsn, SystemId, TimelineId};
@@ -63,11 +64,13 @@ pub(crate) async fn declare(
 ) -> Result<PositionRecord, Fault> {
     markers::complete(cluster, config, read(cluster, config, End::Committed).await?).await?;
     let mut producer: Producer<Tag> = fence(cluster, config).await?;
+    hit(Step::AcceptFenced);
     let mut table = present(read(cluster, config, End::HighWatermark).await?, config)?;
     let declared = decide(former(&table))?;
     table.position = Some(declared.clone());
     let mut recorder = Recorder::new(checkpoint_topic(cluster, config).await?, table, declared.clone());
     commit_alone(&mut producer, &mut recorder, Clock::start(), &SetEnd::from(&declared)).await?;
+    hit(Step::AcceptCommitted);
     // A commit is answered before its marker is in the log: whoever looks next must find it.
     read(cluster, config, End::HighWatermark).await?;
     Ok(declared)

@@ -249,6 +249,20 @@ pub(crate) fn server_fault(error: &ServerError, attempt: &Attempt<'_>) -> Fault 
     }
 }
 
+/// Functions of the server, of several versions, that refuse to allocate more than 1 GB for one value: a row that was
+/// stored in binary and is longer than that as text. Trying again changes nothing.
+const REFUSE_ALLOCATION: [&str; 9] = [
+    "MemoryContextSizeFailure",
+    "MemoryContextAlloc",
+    "MemoryContextAllocZero",
+    "MemoryContextAllocZeroAligned",
+    "MemoryContextAllocExtended",
+    "palloc",
+    "palloc0",
+    "palloc_extended",
+    "repalloc",
+];
+
 /// SQLSTATE, and where one serves several situations the server's function.
 fn server_code(error: &ServerError) -> Code {
     match (error.sqlstate.as_str(), error.routine.as_str()) {
@@ -274,6 +288,8 @@ fn server_code(error: &ServerError) -> Code {
             Code::PgStandby
         }
         ("25006", _) => Code::PgStandby,
+        ("54000", "enlargeStringInfo") => Code::EventTooLarge,
+        ("XX000", routine) if REFUSE_ALLOCATION.contains(&routine) => Code::EventTooLarge,
         _ => Code::PgProtocol,
     }
 }
@@ -298,6 +314,7 @@ fn server_hint(code: Code, settings: &config::Postgres) -> Option<String> {
         Code::NotSetUp => "run `pillarbox setup`".to_owned(),
         Code::PgLimit => "raise max_wal_senders, max_replication_slots or max_connections, or remove what is not used".to_owned(),
         Code::PgStandby => "point postgres.url to the primary".to_owned(),
+        Code::EventTooLarge => "Postgres cannot send a row whose text is longer than 1 GB: store the payload elsewhere and relay a reference".to_owned(),
         _ => return None,
     })
 }
@@ -349,6 +366,11 @@ mod tests {
         let invalidated =
             Some("This slot has been invalidated because it exceeded the maximum reserved size.");
         for (sqlstate, routine, detail, hint, code) in [
+            ("54000", "enlargeStringInfo", None, None, Code::EventTooLarge),
+            ("XX000", "MemoryContextSizeFailure", None, None, Code::EventTooLarge),
+            ("XX000", "palloc", None, None, Code::EventTooLarge),
+            ("XX000", "XLogReadRecord", None, None, Code::PgProtocol),
+            ("53200", "MemoryContextAllocationFailure", None, None, Code::PgProtocol),
             ("28P01", "auth_failed", None, None, Code::PgAuthentication),
             ("28000", "ClientAuthentication", None, None, Code::PgNoEntry),
             ("28000", "InitializeSessionUserId", None, None, Code::PgAuthentication),

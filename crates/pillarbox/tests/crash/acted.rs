@@ -23,7 +23,7 @@ const LARGE: &str = "100000";
 
 type Act = fn(&mut World, &mut Dice);
 
-const ACTS: [Act; 9] = [
+const ACTS: [Act; 11] = [
     |world, _| drain(world, Step::DrainBegun),
     |world, _| drain(world, Step::Drained),
     |world, _| drain(world, Step::Ended),
@@ -31,6 +31,8 @@ const ACTS: [Act; 9] = [
     |world, _| new_topic(world),
     |world, _| letter(world),
     |world, _| grow(world),
+    |world, _| idle(world),
+    |world, _| sweep(world),
     take_over,
     fail_over,
 ];
@@ -134,6 +136,26 @@ fn grow(world: &mut World) {
         assert_eq!(answer.code, Some(0), "{}{}", answer.stdout, answer.stderr);
     });
     rows(world, kind, 10);
+}
+
+/// Nobody writes for a moment, while WAL of others goes by: the position moves on its own.
+fn idle(world: &mut World) {
+    let failpoint = stream(world, Step::IdleSealed);
+    world.write(
+        "LOCK TABLE public.outbox IN SHARE MODE; \
+         SELECT pg_logical_emit_message(false, 'somebody else', repeat('x', 1000000)) FROM generate_series(1, 20); \
+         SELECT pg_sleep(2)",
+    );
+    world.subject.wait_death(&failpoint);
+}
+
+/// Rows of a table that is kept small: they are published, then deleted. The second look at it deletes.
+fn sweep(world: &mut World) {
+    world.write(
+        "WITH new AS (INSERT INTO swept SELECT gen_random_uuid(), 'swept', 'key-' || k, 'made', '{}' \
+         FROM generate_series(1, 30) k RETURNING id) INSERT INTO swept_ids SELECT id FROM new",
+    );
+    world.subject.strike(&Failpoint::first(Step::RowsDeleted));
 }
 
 /// A second relay stands by; then the first one is silent, and the second dies while it takes over, twice. The first

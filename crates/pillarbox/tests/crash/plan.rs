@@ -15,6 +15,8 @@ pub(crate) enum Way {
     Broker,
     /// Somebody, or another server, acts.
     Acted,
+    /// An operator accepts a cut history.
+    Accepted,
 }
 
 /// What makes a relay come to this step.
@@ -57,9 +59,12 @@ pub(crate) fn way(step: Step) -> Way {
         | Step::RepinAsked
         | Step::RepinTaken
         | Step::PauseCommitted
+        | Step::IdleSealed
+        | Step::RowsDeleted
         | Step::DrainBegun
         | Step::Drained
         | Step::Ended => Way::Acted,
+        Step::AcceptFenced | Step::AcceptCommitted => Way::Accepted,
     }
 }
 

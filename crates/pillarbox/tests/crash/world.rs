@@ -1,7 +1,8 @@
 //! Servers, a pipeline with two outbox tables, writers, and the verdict on all of it.
 //!
 //! The writers' table is judged against WAL as a whole. The other one is an operator's: its topics come into being, grow
-//! and refuse rows; each of its rows must be in its topic once, too.
+//! and refuse rows; each of its rows must be in its topic once, too. So must those of a third one that the relay keeps
+//! small.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,6 +32,7 @@ const DATABASE: &str = "postgres";
 const OUTBOXES: &str = "outbox:
   - { table: public.outbox }
   - { table: public.extra, on_error: dead_letter }
+  - { table: public.swept, housekeeping: { mode: delete, batch: 10, pause: 1ms } }
 ";
 
 /// Servers under load, and the relay that dies on them.
@@ -52,7 +54,10 @@ impl World {
         let postgres =
             PostgresOptions::version(18).setting("restore_command", "false").setting("hot_standby", "off");
         let mut site = Site::start(postgres, KafkaOptions::default());
-        site.postgres.execute(DATABASE, "CREATE TABLE public.extra (LIKE public.outbox)").expect("a table");
+        let tables = "CREATE TABLE public.extra (LIKE public.outbox); \
+                      CREATE TABLE public.swept (LIKE public.outbox INCLUDING INDEXES); \
+                      CREATE TABLE public.swept_ids (id uuid)";
+        site.postgres.execute(DATABASE, tables).expect("the tables");
         site.kafka.create_topic(NARROW.0, PARTITIONS, &[("max.message.bytes", NARROW.1)]).expect("a topic");
         let at = configure(&site);
         site.setup(&at);
@@ -126,9 +131,11 @@ fn configure(site: &Site) -> Configuration {
     at
 }
 
-/// Every row of the operator's table is in its topic once, with dense sequences; gives their number.
+/// Every row that was ever in the other tables is in its topic once, with dense sequences; gives their number.
 fn extra(site: &Site) -> usize {
-    let sql = "SELECT aggregatetype, id::text FROM public.extra ORDER BY id::text";
+    // Of the table that is kept small only the ids are left.
+    let sql = "SELECT aggregatetype, id::text FROM public.extra UNION ALL \
+               SELECT 'swept', id::text FROM public.swept_ids ORDER BY 2";
     let mut wanted: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in site.postgres.query(DATABASE, sql).expect("rows") {
         let mut columns = row.into_iter().flatten();

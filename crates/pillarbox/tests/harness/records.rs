@@ -13,7 +13,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 /// How long metadata may take.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long reading everything may take.
-const READ_MAX: Duration = Duration::from_secs(300);
+const READ_MAX: Duration = Duration::from_secs(900);
 /// How often the deadline is looked at.
 const POLL_MAX: Duration = Duration::from_millis(200);
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::process::machine_busy;
 use crate::tree;
@@ -18,7 +18,7 @@ const QUIET_CORES: f64 = 0.25;
 const WATCH: Duration = Duration::from_secs(1);
 
 /// What a reader needs to know to compare.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cores: usize,

@@ -16,11 +16,13 @@ mod destination;
 mod drain;
 mod emit;
 mod latency;
+mod limits;
 mod load;
 mod machine;
 mod process;
 mod relay;
 mod report;
+mod rolling;
 mod servers;
 mod statistics;
 mod stream;
@@ -74,6 +76,10 @@ enum Bench {
     Accept(accept::Options),
     /// Time from kill -9 of the leading relay to the first event from the other
     Takeover(takeover::Options),
+    /// The longest time an event waits while both relays are restarted in turn
+    Rolling(rolling::Options),
+    /// Memory and silence at sizes that nobody plans: 10 GB, 5,000 partitions, ten minutes without Kafka
+    Limits(limits::Options),
 }
 
 fn main() -> ExitCode {
@@ -85,6 +91,8 @@ fn main() -> ExitCode {
         Bench::Emit(options) => emit::run(&options, &common),
         Bench::Accept(options) => accept::run(&options, &common),
         Bench::Takeover(options) => takeover::run(&options, &common),
+        Bench::Rolling(options) => rolling::run(&options, &common),
+        Bench::Limits(options) => limits::run(&options, &common),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -331,6 +331,7 @@ impl Fill {
             self.ledger.idle_sealed(now.monotonic);
             self.end.resume_lsn = self.end.resume_lsn.max(wal_end);
             self.seal(self.end.clone(), now);
+            hit(Step::IdleSealed);
         }
         due
     }
