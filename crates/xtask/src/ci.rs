@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use crate::{crash, tidy, tree};
+use crate::{crash, instructions, tidy, tree};
 
 /// Options of `ci`.
 #[derive(Debug, clap::Args)]
@@ -29,12 +29,14 @@ enum Step {
     Tidy,
     /// All tests, those with real servers included
     Test,
+    /// Instructions an event, where valgrind is installed
+    Instructions,
     /// The API documentation builds without a warning
     Docs,
 }
 
 impl Step {
-    const ALL: [Step; 5] = [Step::Fmt, Step::Clippy, Step::Tidy, Step::Test, Step::Docs];
+    const ALL: [Step; 6] = [Step::Fmt, Step::Clippy, Step::Tidy, Step::Test, Step::Instructions, Step::Docs];
 
     fn name(self) -> &'static str {
         match self {
@@ -42,25 +44,31 @@ impl Step {
             Step::Clippy => "clippy",
             Step::Tidy => "tidy",
             Step::Test => "test",
+            Step::Instructions => "instructions",
             Step::Docs => "docs",
         }
     }
 
-    /// The cargo command of this step; `None` for tidy, which is part of this program.
+    /// The cargo command of this step; `None` for what is part of this program.
     fn arguments(self) -> Option<&'static [&'static str]> {
         match self {
             Step::Fmt => Some(&["fmt", "--all", "--", "--check"]),
             Step::Clippy => {
                 Some(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])
             }
-            Step::Tidy => None,
+            Step::Tidy | Step::Instructions => None,
             Step::Test => Some(&["test", "--workspace", "--all-features"]),
             Step::Docs => Some(&["doc", "--workspace", "--all-features", "--no-deps"]),
         }
     }
 
     fn run(self) -> anyhow::Result<()> {
-        let Some(arguments) = self.arguments() else { return tidy::run() };
+        let Some(arguments) = self.arguments() else {
+            return match self {
+                Step::Instructions => instructions::run_where_installed(),
+                _ => tidy::run(),
+            };
+        };
         if self == Step::Test {
             // Tests are built with all features; what users build is not.
             crash::default_build_has_none()?;
@@ -95,7 +103,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 fn print_times(times: &[(Step, Duration)]) {
     for (step, time) in times {
-        eprintln!("== ci: {:<8}{:>8.1} s", step.name(), time.as_secs_f64());
+        eprintln!("== ci: {:<12}{:>8.1} s", step.name(), time.as_secs_f64());
     }
 }
 

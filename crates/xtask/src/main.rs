@@ -1,10 +1,12 @@
-//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | mutations | crash | bench`.
+//! Automation of this repository, in Rust rather than in shell: `cargo xtask ci | tidy | mutations |
+//! crash | instructions | bench`.
 //!
 //! Must never be needed to build or use the product, and must never change a file of the tree (except results of
-//! `bench`).
+//! `bench` and `instructions`).
 
 mod ci;
 mod crash;
+mod instructions;
 mod mutations;
 mod start_bench;
 mod tidy;
@@ -32,6 +34,8 @@ enum Command {
     Mutations(mutations::Options),
     /// End the relay at every step of its life, on real servers, and look for a lost or doubled event
     Crash(crash::Options),
+    /// Count the instructions that the relay spends on an event, and hold them against what is recorded
+    Instructions(instructions::Options),
     /// Measure the release binary against real servers
     Bench(start_bench::Arguments),
 }
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Mutations(options) => mutations::run(&options),
         Command::Crash(options) => crash::run(&options),
+        Command::Instructions(options) => instructions::run(&options),
         Command::Bench(arguments) => start_bench::run(&arguments),
     };
     match result {
