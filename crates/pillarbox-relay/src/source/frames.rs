@@ -93,8 +93,9 @@ impl Frames {
 }
 
 fn parse_copy_data(body: &[u8]) -> Result<Frame<'_>, SourceError> {
-    let (&kind, mut rest) =
-        body.split_first().ok_or(SourceError::Malformed("an empty replication message"))?;
+    let Some((&kind, mut rest)) = body.split_first() else {
+        return Err(SourceError::Malformed("an empty replication message"));
+    };
     match kind {
         b'w' => {
             let start = Lsn(u64::from_be_bytes(take(&mut rest)?));

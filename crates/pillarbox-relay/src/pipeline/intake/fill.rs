@@ -14,7 +14,7 @@ use pillarbox_wire::position::{Epoch, Position, Sequence};
 
 use super::fault::{append_fault, route_fault, too_large_fault};
 use super::letters::{Letters, Replayed};
-use super::record::{Texts, headers, record_time};
+use super::record::{NO_HEADERS, Texts, headers, record_time};
 use super::repin::Repin;
 use super::{CommittedSet, Now, SETS_MAX, SealedSet, SetEnd, Taken};
 use crate::batch::{BatchSet, Content, POOL_BYTES_MAX, Record};
@@ -216,8 +216,9 @@ impl Fill {
         self.texts.write(&self.pipeline, position, sequence, open.parts + 1, time);
         self.texts.origin(replayed.map(|replayed| replayed.letter));
         let names = &self.header_names[event.outbox];
-        let (headers, count) = headers(event, names, own_headers, &self.texts);
-        let content = Content::new(event.key, event.payload, &headers[..count]);
+        let mut places = NO_HEADERS;
+        let headers = headers(&mut places, event, names, own_headers, &self.texts);
+        let content = Content::new(event.key, event.payload, headers);
         let record = Record { timestamp_ms: time.record_ms, content };
         let bytes = BatchSet::record_bytes(&record, limits.batch_bytes_max).map_err(|batch_bytes| {
             let topic = &self.router.topics()[to.topic.0].name;
