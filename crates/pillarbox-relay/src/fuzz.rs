@@ -9,7 +9,8 @@ use crate::source::{Frame, Frames};
 
 /// A replication stream as it comes from the socket, each row decoded. True if it has no error in it.
 pub fn stream(bytes: &[u8]) -> bool {
-    let mut frames = Frames::of(bytes);
+    let mut frames = Frames::new();
+    frames.receive(bytes);
     let mut decoder = Decoder::new();
     loop {
         match frames.next() {

@@ -87,6 +87,7 @@ impl<'a> PbPos<'a> {
     }
 
     /// Appends the text, at most [`PB_POS_LEN_MAX`] bytes; allocates only where `text` has to grow.
+    #[inline]
     pub fn write_to(&self, text: &mut Vec<u8>) {
         let mut hex = [0; POSITION_HEX_LEN];
         self.position.write_hex(&mut hex);

@@ -141,12 +141,14 @@ pub struct PgTimestamp(pub i64);
 impl PgTimestamp {
     /// Milliseconds since 1970-01-01 UTC, rounded down; a time near the ends of the range stays at the end.
     #[must_use]
+    #[inline]
     pub const fn to_unix_millis(self) -> i64 {
         self.to_unix_micros().div_euclid(1_000)
     }
 
     /// Microseconds since 1970-01-01 UTC; a time near the end of the range stays at the end.
     #[must_use]
+    #[inline]
     pub const fn to_unix_micros(self) -> i64 {
         self.0.saturating_add(POSTGRES_EPOCH_UNIX_MICROS)
     }

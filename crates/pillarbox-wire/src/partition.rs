@@ -10,6 +10,7 @@ use crate::position::PartitionId;
 /// # Panics
 /// When `partitions` is 0: a pinned count is at least 1.
 #[must_use]
+#[inline]
 pub fn partition_for_key(key: &[u8], partitions: u32) -> PartitionId {
     assert!(partitions > 0, "a topic has at least one partition");
     PartitionId((murmur2(key) & 0x7fff_ffff) % partitions)
@@ -28,6 +29,7 @@ pub fn partition_for_lsn(commit_lsn: Lsn, partitions: u32) -> PartitionId {
 
 /// Kafka's 32-bit murmur2 (`org.apache.kafka.common.utils.Utils.murmur2`); cast to `i32` for Java's value.
 #[must_use]
+#[inline]
 pub fn murmur2(data: &[u8]) -> u32 {
     const SEED: u32 = 0x9747_b28c;
     const M: u32 = 0x5bd1_e995;

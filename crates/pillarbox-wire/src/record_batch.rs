@@ -11,6 +11,7 @@
 //! Layout: <https://kafka.apache.org/documentation/#recordbatch>.
 
 mod compression;
+mod content;
 mod decompression;
 
 use std::fmt;
@@ -18,6 +19,8 @@ use std::fmt;
 use thiserror::Error;
 
 pub use compression::{Compression, Compressor, UnknownCompression, compression_of};
+pub use content::Content;
+use content::{len_i64, put_varint, varint_len};
 
 /// Bytes of a batch before its first record.
 pub const BATCH_HEADER_LEN: usize = 61;
@@ -145,7 +148,14 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: &[Header<'_>],
     ) -> usize {
-        let body = self.body_len(timestamp_ms, key, value, headers);
+        self.content_len(timestamp_ms, &Content::new(key, value, headers))
+    }
+
+    /// Bytes that [`BatchBuilder::append_content`] would add for this record at this place.
+    #[must_use]
+    #[inline]
+    pub fn content_len(&self, timestamp_ms: i64, content: &Content<'_>) -> usize {
+        let body = self.body_len(timestamp_ms, content);
         varint_len(len_i64(body)) + body
     }
 
@@ -160,7 +170,15 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: &[Header<'_>],
     ) -> Result<(), BatchError> {
-        let body = self.body_len(timestamp_ms, key, value, headers);
+        self.append_content(timestamp_ms, &Content::new(key, value, headers))
+    }
+
+    /// Appends a record that was measured before.
+    ///
+    /// # Errors
+    /// As [`BatchBuilder::append`].
+    pub fn append_content(&mut self, timestamp_ms: i64, content: &Content<'_>) -> Result<(), BatchError> {
+        let body = self.body_len(timestamp_ms, content);
         let record_bytes = varint_len(len_i64(body)) + body;
         self.check_fits(timestamp_ms, record_bytes)?;
         self.start_with(timestamp_ms);
@@ -172,13 +190,7 @@ impl BatchBuilder {
         out.push(0); // attributes of a record: none are defined
         put_varint(timestamp_ms - self.base_timestamp_ms, out);
         put_varint(i64::from(self.count), out);
-        put_bytes(key, out);
-        put_bytes(value, out);
-        put_varint(len_i64(headers.len()), out);
-        for header in headers {
-            put_bytes(Some(header.name.as_bytes()), out);
-            put_bytes(header.value, out);
-        }
+        content.put(out);
         self.count += 1;
         Ok(())
     }
@@ -222,21 +234,11 @@ impl BatchBuilder {
         self.count = 0;
     }
 
-    fn body_len(
-        &self,
-        timestamp_ms: i64,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: &[Header<'_>],
-    ) -> usize {
+    #[inline]
+    fn body_len(&self, timestamp_ms: i64, content: &Content<'_>) -> usize {
         let timestamp_delta =
             if self.is_empty() { 0 } else { timestamp_ms.wrapping_sub(self.base_timestamp_ms) };
-        let mut len = 1 + varint_len(timestamp_delta) + varint_len(i64::from(self.count));
-        len += bytes_len(key) + bytes_len(value) + varint_len(len_i64(headers.len()));
-        for header in headers {
-            len += bytes_len(Some(header.name.as_bytes())) + bytes_len(header.value);
-        }
-        len
+        1 + varint_len(timestamp_delta) + varint_len(i64::from(self.count)) + content.len()
     }
 
     /// The one limit of size also keeps every length and count within 32 bits: a record has at least 7 bytes.
@@ -294,91 +296,4 @@ pub fn record_count(batch: &[u8]) -> u32 {
 
 fn put<const N: usize>(batch: &mut [u8], at: usize, field: [u8; N]) {
     batch[at..at + N].copy_from_slice(&field);
-}
-
-/// Lengths of slices always fit: a slice has at most `isize::MAX` bytes.
-const fn len_i64(len: usize) -> i64 {
-    len as i64
-}
-
-const fn zigzag(number: i64) -> u64 {
-    ((number << 1) ^ (number >> 63)).cast_unsigned()
-}
-
-/// Bytes of the zigzag varint; the same for Kafka's 32-bit "varint" and 64-bit "varlong" where both hold the number.
-const fn varint_len(number: i64) -> usize {
-    let bits = u64::BITS - (zigzag(number) | 1).leading_zeros();
-    // ceil(bits / 7) for 1 to 64 bits, without the division: it is asked some ten times a record.
-    ((bits * 9 + 64) / 64) as usize
-}
-
-#[inline]
-fn put_varint(number: i64, out: &mut Vec<u8>) {
-    let mut rest = zigzag(number);
-    while rest >= 0x80 {
-        out.push(rest as u8 | 0x80);
-        rest >>= 7;
-    }
-    out.push(rest as u8);
-}
-
-#[inline]
-fn bytes_len(bytes: Option<&[u8]>) -> usize {
-    match bytes {
-        Some(bytes) => varint_len(len_i64(bytes.len())) + bytes.len(),
-        None => varint_len(NULL_LENGTH),
-    }
-}
-
-#[inline]
-fn put_bytes(bytes: Option<&[u8]>, out: &mut Vec<u8>) {
-    match bytes {
-        Some(bytes) => {
-            put_varint(len_i64(bytes.len()), out);
-            out.extend_from_slice(bytes);
-        }
-        None => put_varint(NULL_LENGTH, out),
-    }
-}
-
-/// The length that says "null".
-const NULL_LENGTH: i64 = -1;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn varints_are_as_long_as_predicted() {
-        for bit in 0..u64::BITS {
-            for number in [1_u64 << bit, (1 << bit) - 1, (1 << bit) + 1].map(u64::cast_signed) {
-                for number in [number, number.wrapping_neg()] {
-                    let mut out = vec![];
-                    put_varint(number, &mut out);
-                    assert_eq!(varint_len(number), out.len(), "{number}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn varints_of_the_protocol() {
-        for (number, bytes) in [
-            (0, [0].as_slice()),
-            (-1, &[1]),
-            (1, &[2]),
-            (63, &[126]),
-            (-64, &[127]),
-            (64, &[0x80, 1]),
-            (-65, &[0x81, 1]),
-            (8_191, &[0xfe, 0x7f]),
-            (8_192, &[0x80, 0x80, 1]),
-            (i64::from(i32::MAX), &[0xfe, 0xff, 0xff, 0xff, 0x0f]),
-            (i64::MIN, &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
-        ] {
-            let mut out = vec![];
-            put_varint(number, &mut out);
-            assert_eq!(out, bytes, "{number}");
-        }
-    }
 }

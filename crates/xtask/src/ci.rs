@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use crate::{crash, sim, tidy, tree};
+use crate::{crash, instructions, sim, tidy, tree};
 
 /// Options of `ci`.
 #[derive(Debug, clap::Args)]
@@ -31,12 +31,22 @@ enum Step {
     Sim,
     /// All tests, those with real servers included
     Test,
+    /// Instructions an event, where valgrind is installed
+    Instructions,
     /// The API documentation builds without a warning
     Docs,
 }
 
 impl Step {
-    const ALL: [Step; 6] = [Step::Fmt, Step::Clippy, Step::Tidy, Step::Sim, Step::Test, Step::Docs];
+    const ALL: [Step; 7] = [
+        Step::Fmt,
+        Step::Clippy,
+        Step::Tidy,
+        Step::Sim,
+        Step::Test,
+        Step::Instructions,
+        Step::Docs,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -45,6 +55,7 @@ impl Step {
             Step::Tidy => "tidy",
             Step::Sim => "sim",
             Step::Test => "test",
+            Step::Instructions => "instructions",
             Step::Docs => "docs",
         }
     }
@@ -56,7 +67,7 @@ impl Step {
             Step::Clippy => {
                 Some(&["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"])
             }
-            Step::Tidy | Step::Sim => None,
+            Step::Tidy | Step::Sim | Step::Instructions => None,
             Step::Test => Some(&["test", "--workspace", "--all-features"]),
             Step::Docs => Some(&["doc", "--workspace", "--all-features", "--no-deps"]),
         }
@@ -64,7 +75,11 @@ impl Step {
 
     fn run(self) -> anyhow::Result<()> {
         let Some(arguments) = self.arguments() else {
-            return if self == Step::Sim { sim::ci() } else { tidy::run() };
+            return match self {
+                Step::Sim => sim::ci(),
+                Step::Instructions => instructions::run_where_installed(),
+                _ => tidy::run(),
+            };
         };
         if self == Step::Test {
             // Tests are built with all features; what users build is not.
@@ -100,7 +115,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 
 fn print_times(times: &[(Step, Duration)]) {
     for (step, time) in times {
-        eprintln!("== ci: {:<8}{:>8.1} s", step.name(), time.as_secs_f64());
+        eprintln!("== ci: {:<12}{:>8.1} s", step.name(), time.as_secs_f64());
     }
 }
 

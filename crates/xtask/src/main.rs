@@ -2,11 +2,12 @@
 //! crash | instructions | bench`.
 //!
 //! Must never be needed to build or use the product, and must never change a file of the tree (except results of
-//! `bench`, and the page that `faults` writes).
+//! `bench` and `instructions`, and the page that `faults` writes).
 
 mod ci;
 mod crash;
 mod faults;
+mod instructions;
 mod mutations;
 mod sim;
 mod start_bench;
@@ -39,6 +40,8 @@ enum Command {
     Sim(sim::Arguments),
     /// End the relay at every step of its life, on real servers, and look for a lost or doubled event
     Crash(crash::Options),
+    /// Count the instructions that the relay spends on an event, and hold them against what is recorded
+    Instructions(instructions::Options),
     /// Measure the release binary against real servers
     Bench(start_bench::Arguments),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Mutations(options) => mutations::run(&options),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Crash(options) => crash::run(&options),
+        Command::Instructions(options) => instructions::run(&options),
         Command::Bench(arguments) => start_bench::run(&arguments),
     };
     match result {

@@ -14,11 +14,11 @@
 //! than they were sent does not refuse them either.
 
 use pillarbox_wire::position::PartitionId;
-use pillarbox_wire::record_batch::{BATCH_HEADER_LEN, BatchBuilder, Compression, Compressor, Header};
+use pillarbox_wire::record_batch::{BATCH_HEADER_LEN, BatchBuilder, Compression, Compressor};
 
 use crate::route::{Destination, TopicIndex};
 
-pub use pillarbox_wire::record_batch::BatchError;
+pub use pillarbox_wire::record_batch::{BatchError, Content};
 
 /// Bytes that all sets of a pipeline may hold together: the bound of the relay's memory. Two of the largest sets, or eight
 /// that are full; with what it takes beside them the relay stays below 64 MB (`cargo xtask bench limits`).
@@ -38,12 +38,8 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 pub struct Record<'a> {
     /// Milliseconds since 1970.
     pub timestamp_ms: i64,
-    /// The key.
-    pub key: Option<&'a [u8]>,
-    /// The value.
-    pub value: Option<&'a [u8]>,
-    /// Headers in order.
-    pub headers: &'a [Header<'a>],
+    /// Key, value and headers.
+    pub content: Content<'a>,
 }
 
 /// A finished, unstamped record batch.
@@ -112,7 +108,7 @@ impl BatchSet {
     /// Bytes that the record takes, and whether its topic takes a batch with it alone.
     pub fn record_bytes(record: &Record<'_>, batch_bytes_max: usize) -> Result<usize, usize> {
         let alone = BatchBuilder::new();
-        let bytes = alone.record_len(record.timestamp_ms, record.key, record.value, record.headers);
+        let bytes = alone.content_len(record.timestamp_ms, &record.content);
         let batch = bytes + BATCH_HEADER_LEN;
         if batch > batch_bytes_max { Err(batch) } else { Ok(bytes) }
     }
@@ -133,8 +129,8 @@ impl BatchSet {
             builder: BatchBuilder::new(),
             touched: false,
         });
-        let Record { timestamp_ms, key, value, headers } = *record;
-        let bytes = part.builder.record_len(timestamp_ms, key, value, headers);
+        let Record { timestamp_ms, ref content } = *record;
+        let bytes = part.builder.content_len(timestamp_ms, content);
         let limit = batch_bytes_max.min(BATCH_BYTES_MAX);
         let more = !part.builder.is_empty() && part.builder.len() + bytes > limit;
         if more {
@@ -146,7 +142,7 @@ impl BatchSet {
             // Where batches come to their limit a buffer has its size at once: growing leaves holes, and they add up.
             part.builder = BatchBuilder::with_buffer(buffer);
         }
-        part.builder.append(timestamp_ms, key, value, headers)?;
+        part.builder.append_content(timestamp_ms, content)?;
         if !part.touched {
             part.touched = true;
             self.touched.push(to.slot);
@@ -226,7 +222,7 @@ mod tests {
     }
 
     fn record(value: &[u8]) -> Record<'_> {
-        Record { timestamp_ms: 1, key: None, value: Some(value), headers: &[] }
+        Record { timestamp_ms: 1, content: Content::new(None, Some(value), &[]) }
     }
 
     #[test]

@@ -7,8 +7,6 @@
 //! A row may have to be presented again (no free batch set, a topic still unknown), so decoding it
 //! changes nothing; [`Decoder::advance`] counts it once it was taken.
 
-use std::collections::HashMap;
-
 use pillarbox_wire::lsn::{Lsn, Oid, PgTimestamp};
 use pillarbox_wire::pgoutput::{self, Message, Tuple};
 
@@ -154,7 +152,10 @@ struct Open {
 /// The decoder of one stream.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    relations: HashMap<Oid, Description>,
+    /// By oid.
+    relations: Vec<(Oid, Description)>,
+    /// Where the last row's was found: most rows are of the table of the one before.
+    recent: usize,
     described: usize,
     open: Option<Open>,
     last_commit_lsn: Lsn,
@@ -212,14 +213,18 @@ impl Decoder {
         Ok(())
     }
 
-    fn insert<'a>(&'a self, relation: Oid, tuple: Tuple<'a>) -> Result<Change<'a>, DecodeError> {
+    fn insert<'a>(&'a mut self, relation: Oid, tuple: Tuple<'a>) -> Result<Change<'a>, DecodeError> {
         let Open { transaction, next_index } = self.open("insert")?;
         let relation = self.described(relation)?;
         Ok(Change::Insert(Row { transaction, index: next_index, relation, tuple }))
     }
 
-    fn described(&self, relation: Oid) -> Result<&Description, DecodeError> {
-        self.relations.get(&relation).ok_or(DecodeError::UnknownRelation(relation))
+    fn described(&mut self, relation: Oid) -> Result<&Description, DecodeError> {
+        if self.relations.get(self.recent).is_none_or(|(oid, _)| *oid != relation) {
+            let found = self.relations.binary_search_by_key(&relation, |(oid, _)| *oid);
+            self.recent = found.map_err(|_| DecodeError::UnknownRelation(relation))?;
+        }
+        Ok(&self.relations[self.recent].1)
     }
 
     fn begin(&mut self, commit_lsn: Lsn, commit_time: PgTimestamp) -> Result<Change<'static>, DecodeError> {
@@ -260,7 +265,10 @@ impl Decoder {
             name: relation.name.to_owned(),
             columns,
         };
-        self.relations.insert(relation.oid, description);
+        match self.relations.binary_search_by_key(&relation.oid, |(oid, _)| *oid) {
+            Ok(at) => self.relations[at].1 = description,
+            Err(at) => self.relations.insert(at, (relation.oid, description)),
+        }
     }
 
     fn open(&self, what: &'static str) -> Result<Open, DecodeError> {

@@ -150,7 +150,11 @@ impl Extractor {
             self.plans[number] = Some(plan::plan(&self.outboxes, row.relation)?);
         }
         let Some(plan) = self.plans[number].as_ref().expect("planned above") else { return Ok(None) };
-        let event = read(plan, &self.outboxes[plan.outbox], row, &mut self.scratch)?;
+        let outbox = &self.outboxes[plan.outbox];
+        let event = match plan.verbatim {
+            true => read_verbatim(plan, outbox, row)?,
+            false => read(plan, outbox, row, &mut self.scratch)?,
+        };
         match &plan.compose {
             None => Ok(Some(event)),
             Some(compose) => compose.apply(event, row, &mut self.composed).map(Some),
@@ -174,6 +178,48 @@ fn unreadable(row: &Row<'_>, at: usize, reason: &'static str) -> OutboxError {
         column: row.relation.columns[at].name.clone(),
         reason,
     }
+}
+
+/// A row whose values all go out as the stream has them: they are put where they belong at once.
+fn read_verbatim<'a>(plan: &Plan, outbox: &config::Outbox, row: &Row<'a>) -> Result<Event<'a>, OutboxError> {
+    let mut id = None;
+    let mut event = Event {
+        outbox: plan.outbox,
+        id: &[],
+        key: None,
+        payload: None,
+        topic_values: [None; TOPIC_PARTS_MAX],
+        headers: [None; HEADERS_MAX],
+        headers_absent: plan.headers_absent,
+        partition: None,
+        time_ms: None,
+    };
+    for (at, (column, (_, roles))) in row.tuple.columns().zip(&plan.columns).enumerate() {
+        let value = match column {
+            Column::Text(bytes) | Column::Binary(bytes) => Some(bytes),
+            Column::Null => None,
+            Column::Unchanged if roles.is_empty() => continue,
+            Column::Unchanged => return Err(unreadable(row, at, value::NOT_INSERTED)),
+        };
+        for role in roles {
+            match role {
+                Role::Id => id = value,
+                Role::Key => event.key = value,
+                Role::Payload => event.payload = value,
+                Role::Topic(part) => event.topic_values[*part] = value,
+                Role::Header(header) => event.headers[*header] = value,
+                Role::BytesHeader(_) | Role::Partition | Role::Time | Role::Trace(_) => {
+                    unreachable!("a plan with such a role is not verbatim")
+                }
+            }
+        }
+    }
+    event.id = id.ok_or_else(|| null_id(outbox))?;
+    Ok(event)
+}
+
+fn null_id(outbox: &config::Outbox) -> OutboxError {
+    OutboxError::Null { table: outbox.table.to_string(), column: outbox.id_column.clone() }
 }
 
 fn read<'a>(
@@ -217,10 +263,9 @@ fn read<'a>(
     }
     let scratch: &'a [u8] = scratch;
     let at = |field: Option<Field<'a>>| field.map(|field| resolve(field, scratch));
-    let null = || OutboxError::Null { table: outbox.table.to_string(), column: outbox.id_column.clone() };
     Ok(Event {
         outbox: plan.outbox,
-        id: at(id).ok_or_else(null)?,
+        id: at(id).ok_or_else(|| null_id(outbox))?,
         key: at(key),
         payload: at(payload),
         topic_values: topic.map(at),

@@ -24,6 +24,13 @@ pub(super) enum Role {
     Trace(usize),
 }
 
+impl Role {
+    /// Whether it takes the column's text as it is.
+    fn is_verbatim(self) -> bool {
+        matches!(self, Role::Id | Role::Key | Role::Payload | Role::Topic(_) | Role::Header(_))
+    }
+}
+
 /// How the rows of one described table are read.
 #[derive(Debug)]
 pub(super) struct Plan {
@@ -31,6 +38,8 @@ pub(super) struct Plan {
     pub(super) outbox: usize,
     /// For each column of the tuple, what its type means and what it is needed for.
     pub(super) columns: Vec<(Kind, Vec<Role>)>,
+    /// Whether every value that is needed goes out as the stream has it.
+    pub(super) verbatim: bool,
     /// Bit n: the table lacks the column of header n.
     pub(super) headers_absent: u16,
     /// What is made of the values that were read; `None` = they go out as they are.
@@ -79,7 +88,10 @@ pub(super) fn plan(outboxes: &[Outbox], relation: &Description) -> Result<Option
         table.required(column)?;
     }
     let compose = compose(&table, &columns)?;
-    Ok(Some(Plan { outbox: index, columns, headers_absent, compose }))
+    let verbatim = columns.iter().all(|(kind, roles)| {
+        roles.is_empty() || kind.is_verbatim() && roles.iter().all(|role| role.is_verbatim())
+    });
+    Ok(Some(Plan { outbox: index, columns, verbatim, headers_absent, compose }))
 }
 
 /// Columns that every event needs.

@@ -12,7 +12,7 @@ use super::json;
 use super::number::{write_f32, write_f64};
 use super::time::{parse_date, parse_time, parse_timestamp};
 
-const NOT_INSERTED: &str = "an inserted row has no value for it";
+pub(super) const NOT_INSERTED: &str = "an inserted row has no value for it";
 
 /// What a column's type means for a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Kind {
     }
 
     /// Whether the stream's bytes are the value.
-    fn is_verbatim(self) -> bool {
+    pub(super) fn is_verbatim(self) -> bool {
         matches!(self, Self::Text | Self::Integer)
     }
 }

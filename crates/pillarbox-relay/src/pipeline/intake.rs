@@ -128,7 +128,7 @@ impl Intake {
     }
 
     /// From now on the ids of events are noted there.
-    pub(crate) fn note_ids(&mut self, arrivals: Arc<Arrivals>) {
+    pub fn note_ids(&mut self, arrivals: Arc<Arrivals>) {
         self.fill.arrivals = Some(arrivals);
     }
 

@@ -134,6 +134,8 @@ pub struct Router {
     rules: Vec<Rule>,
     topics: Vec<Topic>,
     by_name: HashMap<Vec<u8>, TopicIndex>,
+    /// The topic of the last event, as long as its name means it: most events go where the one before went.
+    recent: Option<TopicIndex>,
     name: Vec<u8>,
     pattern_scratch: PatternScratch,
 }
@@ -151,6 +153,7 @@ impl Router {
             rules: outboxes.iter().map(rule).collect(),
             topics: Vec::new(),
             by_name: HashMap::new(),
+            recent: None,
             name: Vec::new(),
             pattern_scratch: PatternScratch::default(),
         };
@@ -183,17 +186,20 @@ impl Router {
     /// From now on the topic is known.
     pub fn learn(&mut self, topic: Topic) {
         assert!(topic.partitions > 0, "a topic has partitions");
+        self.recent = None;
         self.by_name.insert(topic.name.clone().into_bytes(), TopicIndex(self.topics.len()));
         self.topics.push(topic);
     }
 
     /// From now on the topic is to be learnt anew; what was routed to it before stays.
     pub fn forget(&mut self, name: &str) {
+        self.recent = None;
         self.by_name.remove(name.as_bytes());
     }
 
     /// The topic goes on as it was known before.
     pub fn return_to(&mut self, name: &str, former: TopicIndex) {
+        self.recent = None;
         self.by_name.insert(name.as_bytes().to_vec(), former);
     }
 
@@ -209,9 +215,7 @@ impl Router {
     /// Where the event goes.
     pub fn route(&mut self, event: &Event<'_>, commit_lsn: Lsn) -> Result<Destination, RouteError> {
         self.write_name(event)?;
-        let Some(&topic) = self.by_name.get(&self.name) else {
-            return Err(self.unknown());
-        };
+        let topic = self.named().ok_or_else(|| self.unknown())?;
         let Topic { partitions, first_slot, limits, ref name, .. } = self.topics[topic.0];
         let partition = match (event.partition, event.key) {
             (_, None) if limits.compacted => return Err(RouteError::KeylessCompacted(name.clone())),
@@ -223,6 +227,17 @@ impl Router {
             (None, None) => partition_for_lsn(commit_lsn, partitions),
         };
         Ok(Destination { topic, partition, slot: (first_slot + partition.0) as usize })
+    }
+
+    /// The topic whose name was written.
+    fn named(&mut self) -> Option<TopicIndex> {
+        if let Some(recent) = self.recent
+            && self.topics[recent.0].name.as_bytes() == self.name
+        {
+            return Some(recent);
+        }
+        self.recent = self.by_name.get(&self.name).copied();
+        self.recent
     }
 
     fn write_name(&mut self, event: &Event<'_>) -> Result<(), RouteError> {
@@ -347,6 +362,19 @@ mod tests {
         let expected = (-790_332_482_i32 & 0x7fff_ffff) as u32 % 8;
         assert_eq!(to.partition, PartitionId(expected));
         assert_eq!(to.slot, expected as usize);
+    }
+
+    #[test]
+    fn a_topic_that_is_forgotten_is_not_routed_to() {
+        let mut router = router();
+        let to_a = event(Some(b"a"), Some(b"k"));
+        let former = router.route(&to_a, Lsn(8)).unwrap().topic;
+        router.forget("t.a");
+        assert_eq!(router.route(&to_a, Lsn(8)), Err(RouteError::UnknownTopic("t.a".into())));
+        router.learn(topic("t.a", 16, 12, false));
+        assert_ne!(router.route(&to_a, Lsn(8)).unwrap().topic, former);
+        router.return_to("t.a", former);
+        assert_eq!(router.route(&to_a, Lsn(8)).unwrap().topic, former);
     }
 
     #[test]

@@ -45,19 +45,20 @@ pub struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new() -> Self {
+    /// Nothing received yet.
+    #[expect(clippy::new_without_default, reason = "a stream is opened, not defaulted")]
+    pub fn new() -> Self {
         Self { buffer: Buffer::new() }
     }
 
-    /// A stream that was received as it is, without a server.
+    /// Receives from memory what a socket would bring; gives how much there was room for.
     #[cfg(feature = "fuzz")]
-    pub(crate) fn of(bytes: &[u8]) -> Self {
-        let mut frames = Self::new();
-        let room = frames.buffer.room();
+    pub fn receive(&mut self, bytes: &[u8]) -> usize {
+        let room = self.buffer.room();
         let count = bytes.len().min(room.len());
         room[..count].copy_from_slice(&bytes[..count]);
-        frames.buffer.received(count);
-        frames
+        self.buffer.received(count);
+        count
     }
 
     /// The next whole frame; `None` when more must be read first.
@@ -92,8 +93,9 @@ impl Frames {
 }
 
 fn parse_copy_data(body: &[u8]) -> Result<Frame<'_>, SourceError> {
-    let (&kind, mut rest) =
-        body.split_first().ok_or(SourceError::Malformed("an empty replication message"))?;
+    let Some((&kind, mut rest)) = body.split_first() else {
+        return Err(SourceError::Malformed("an empty replication message"));
+    };
     match kind {
         b'w' => {
             let start = Lsn(u64::from_be_bytes(take(&mut rest)?));

@@ -85,8 +85,9 @@ pub(super) fn split_cstr(bytes: &[u8]) -> Result<(&[u8], &[u8]), SourceError> {
 
 /// Takes `N` bytes off the front.
 pub(super) fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], SourceError> {
-    let (head, tail) =
-        bytes.split_first_chunk::<N>().ok_or(SourceError::Malformed("a message that is too short"))?;
+    let Some((head, tail)) = bytes.split_first_chunk::<N>() else {
+        return Err(SourceError::Malformed("a message that is too short"));
+    };
     *bytes = tail;
     Ok(*head)
 }

@@ -29,6 +29,7 @@ pub enum Column<'a> {
 
 impl<'a> Tuple<'a> {
     /// Reads and checks a whole tuple.
+    #[inline]
     pub(super) fn read(reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         let count = reader.count16("column count")?;
         let start = reader.rest();

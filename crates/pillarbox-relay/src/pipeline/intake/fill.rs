@@ -14,10 +14,10 @@ use pillarbox_wire::position::{Epoch, Position, Sequence};
 
 use super::fault::{append_fault, route_fault, too_large_fault};
 use super::letters::{Letters, Replayed};
-use super::record::{Texts, headers, record_time};
+use super::record::{NO_HEADERS, Texts, headers, record_time};
 use super::repin::Repin;
 use super::{CommittedSet, Now, SETS_MAX, SealedSet, SetEnd, Taken};
-use crate::batch::{BatchSet, POOL_BYTES_MAX, Record};
+use crate::batch::{BatchSet, Content, POOL_BYTES_MAX, Record};
 use crate::config::{Config, Outbox, Transaction as Limits};
 use crate::decode::{Committed, Row, Transaction};
 use crate::error::Fault;
@@ -216,13 +216,10 @@ impl Fill {
         self.texts.write(&self.pipeline, position, sequence, open.parts + 1, time);
         self.texts.origin(replayed.map(|replayed| replayed.letter));
         let names = &self.header_names[event.outbox];
-        let (headers, count) = headers(event, names, own_headers, &self.texts);
-        let record = Record {
-            timestamp_ms: time.record_ms,
-            key: event.key,
-            value: event.payload,
-            headers: &headers[..count],
-        };
+        let mut places = NO_HEADERS;
+        let headers = headers(&mut places, event, names, own_headers, &self.texts);
+        let content = Content::new(event.key, event.payload, headers);
+        let record = Record { timestamp_ms: time.record_ms, content };
         let bytes = BatchSet::record_bytes(&record, limits.batch_bytes_max).map_err(|batch_bytes| {
             let topic = &self.router.topics()[to.topic.0].name;
             too_large_fault(topic, batch_bytes, limits.batch_bytes_max, relation, transaction, index)

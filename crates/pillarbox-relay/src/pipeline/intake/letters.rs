@@ -22,7 +22,7 @@ use super::fault::{message_fault, outbox_fault};
 use super::fill::Fill;
 use super::record::{RecordTime, record_time};
 use super::{Now, Taken};
-use crate::batch::{BatchSet, Record};
+use crate::batch::{BatchSet, Content, Record};
 use crate::config::{Config, OnError, Outbox};
 use crate::dead_letters::letter::{Head, VERDICT_BYTES_MAX, Verdict, cause};
 use crate::dead_letters::order::{Order, Shape};
@@ -329,7 +329,7 @@ impl Fill {
         if !self.texts.time.is_empty() {
             headers.push(Header { name: header::PB_TS, value: Some(&self.texts.time) });
         }
-        let record = Record { timestamp_ms: time.record_ms, key: None, value, headers: &headers };
+        let record = Record { timestamp_ms: time.record_ms, content: Content::new(None, value, &headers) };
         let bytes = BatchSet::record_bytes(&record, limits.batch_bytes_max).map_err(|_| too_small(desk))?;
         let appended = self.set.append(to, &record, limits.batch_bytes_max);
         appended.map_err(|error| too_small(desk).because(error))?;
@@ -359,7 +359,7 @@ fn chunk_bytes(desk: &Desk, head: &Head) -> Result<(usize, usize), Fault> {
             value: Some(&longest[..if name == header::PB_POS { longest.len() } else { 0 }]),
         });
     }
-    let record = Record { timestamp_ms: i64::MAX, key: None, value: None, headers: &headers };
+    let record = Record { timestamp_ms: i64::MAX, content: Content::new(None, None, &headers) };
     let empty = BatchSet::record_bytes(&record, usize::MAX).unwrap_or_default();
     let overhead = empty + BATCH_HEADER_LEN + SLACK_BYTES;
     let limit = desk.limits.batch_bytes_max.min(CHUNK_BATCH_BYTES_MAX);

@@ -45,22 +45,28 @@ impl Texts {
     }
 }
 
+/// Where the headers of a record are gathered.
+pub(super) type HeaderPlaces<'a> = [Header<'a>; HEADERS_MAX + 5];
+
+/// No headers yet.
+pub(super) const NO_HEADERS: HeaderPlaces<'static> = [Header { name: "", value: None }; HEADERS_MAX + 5];
+
 /// Headers of one record: `id`, the configured columns, those that a message brings, then
 /// Pillarbox's own.
-pub(super) fn headers<'a>(
+pub(super) fn headers<'a, 'b>(
+    headers: &'b mut HeaderPlaces<'a>,
     event: &Event<'a>,
     names: &'a [String],
     own: OwnHeaders<'a>,
     texts: &'a Texts,
-) -> ([Header<'a>; HEADERS_MAX + 5], usize) {
-    let mut headers = [Header { name: "", value: None }; HEADERS_MAX + 5];
+) -> &'b [Header<'a>] {
     headers[0] = Header { name: header::ID, value: Some(event.id) };
     let mut count = 1;
-    for (number, (name, value)) in names.iter().zip(event.headers).enumerate() {
+    for (number, (name, value)) in names.iter().zip(&event.headers).enumerate() {
         if event.headers_absent & 1 << number != 0 {
             continue;
         }
-        headers[count] = Header { name, value };
+        headers[count] = Header { name, value: *value };
         count += 1;
     }
     for (name, value) in own.iter() {
@@ -77,7 +83,7 @@ pub(super) fn headers<'a>(
             count += 1;
         }
     }
-    (headers, count)
+    &headers[..count]
 }
 
 /// The time on a record.
