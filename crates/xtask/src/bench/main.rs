@@ -18,6 +18,7 @@ mod emit;
 mod latency;
 mod load;
 mod machine;
+mod peers;
 mod process;
 mod relay;
 mod report;
@@ -74,6 +75,8 @@ enum Bench {
     Accept(accept::Options),
     /// Time from kill -9 of the leading relay to the first event from the other
     Takeover(takeover::Options),
+    /// The same outbox through Pillarbox and through other programs that do its job, in turns
+    Peers(peers::Options),
 }
 
 fn main() -> ExitCode {
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Bench::Emit(options) => emit::run(&options, &common),
         Bench::Accept(options) => accept::run(&options, &common),
         Bench::Takeover(options) => takeover::run(&options, &common),
+        Bench::Peers(options) => peers::run(&options, &common),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
