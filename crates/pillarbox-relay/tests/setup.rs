@@ -309,7 +309,8 @@ async fn the_lineage_waits_for_no_standby() {
     // Commits do wait, for ever: this one says so.
     let url = site.postgres.superuser_url("shop");
     tokio::spawn(async move {
-        let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("a connection");
+        let (client, connection) =
+            tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("a connection");
         tokio::spawn(connection);
         client.batch_execute("CREATE TABLE waits ()").await
     });

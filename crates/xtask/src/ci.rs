@@ -38,15 +38,8 @@ enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 7] = [
-        Step::Fmt,
-        Step::Clippy,
-        Step::Tidy,
-        Step::Sim,
-        Step::Test,
-        Step::Instructions,
-        Step::Docs,
-    ];
+    const ALL: [Step; 7] =
+        [Step::Fmt, Step::Clippy, Step::Tidy, Step::Sim, Step::Test, Step::Instructions, Step::Docs];
 
     fn name(self) -> &'static str {
         match self {

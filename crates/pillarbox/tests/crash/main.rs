@@ -68,7 +68,7 @@ fn rounds(work: Round, count: u64, mut dice: Dice) -> Figures {
 }
 
 /// fault: 1 abort at each step, with a second relay, a broker and a Postgres that crash too
-/// holds: nothing lost, whichever of the 40 steps it died at
+/// holds: nothing lost, whichever of the 44 steps it died at
 /// told: nothing: the next start goes on by itself; broken markers are told (PB-2020)
 #[test]
 fn every_step_survives_an_abort() {

@@ -25,6 +25,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How long the tail reader waits for a record before it looks whether it should stop.
 const TAIL_WAIT: Duration = Duration::from_millis(100);
 
+/// Characters of a uuid.
+const UUID_LENGTH: usize = 36;
+
 /// A topic to be read.
 #[derive(Debug, Clone)]
 pub(crate) struct Destination {
@@ -204,8 +207,13 @@ impl Progress {
 
     /// When the first record was seen to be committed, and the number of offsets taken by then.
     pub(crate) fn first(&self) -> Option<(Instant, i64)> {
+        self.when(1)
+    }
+
+    /// When so many offsets were first seen to be taken, and how many it were by then.
+    pub(crate) fn when(&self, at_least: i64) -> Option<(Instant, i64)> {
         let total = |ends: &[i64]| ends.iter().sum::<i64>();
-        self.steps.iter().map(|(at, ends)| (*at, total(ends))).find(|(_, total)| *total > 0)
+        self.steps.iter().map(|(at, ends)| (*at, total(ends))).find(|(_, total)| *total >= at_least)
     }
 
     /// When the last record of every partition was seen to be committed.
@@ -217,10 +225,26 @@ impl Progress {
     }
 }
 
-/// The row a record carries, from its `id` header.
+/// The row a record carries: its `id` header, or the id in a row that was sent as JSON.
 fn row_of(message: &BorrowedMessage<'_>) -> Option<u64> {
-    let id = message.headers()?.iter().find(|header| header.key == "id")?.value?;
+    let header =
+        message.headers().and_then(|headers| headers.iter().find(|header| header.key == "id")?.value);
+    let id = header.or_else(|| id_in(message.payload()?))?;
     parse_row(std::str::from_utf8(id).ok()?)
+}
+
+/// The first `"id"` whose value is a string as long as a uuid: not the numbers that payloads call so.
+fn id_in(json: &[u8]) -> Option<&[u8]> {
+    let start = |text: &[u8], part: &[u8]| text.windows(part.len()).position(|window| window == part);
+    let mut rest = json;
+    loop {
+        rest = &rest[start(rest, b"\"id\"")? + 4..];
+        let value = rest.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+        let text = value.strip_prefix(b"\"").and_then(|text| text.get(..=UUID_LENGTH));
+        if let Some(id) = text.and_then(|text| text.strip_suffix(b"\"")) {
+            return Some(id);
+        }
+    }
 }
 
 fn parse_row(id: &str) -> Option<u64> {
@@ -272,6 +296,8 @@ mod tests {
             progress.add(at(ms), ends.to_vec());
         }
         assert_eq!(progress.first(), Some((at(10), 3)));
+        assert_eq!(progress.when(8), Some((at(30), 8)));
+        assert_eq!(progress.when(11), None);
         assert_eq!(progress.complete(&[Some((0, 1)), Some((0, 4))]), Some(at(30)));
         assert_eq!(progress.complete(&[Some((0, 9)), None]), None);
         assert_eq!(progress.total(), 10);
@@ -281,6 +307,15 @@ mod tests {
     fn an_id_is_a_row() {
         assert_eq!(parse_row("00000000-0000-0000-0000-0000000000ff"), Some(255));
         assert_eq!(parse_row("ffffffff-0000-0000-0000-000000000001"), None);
+    }
+
+    #[test]
+    fn an_id_is_found_in_a_row_but_not_in_its_payload() {
+        let id = "00000000-0000-0000-0000-0000000000ff";
+        let row = format!(r#"{{"payload": {{"id": 7, "x": {{"id": "A"}}}}, "id" : "{id}"}}"#);
+        assert_eq!(id_in(row.as_bytes()), Some(id.as_bytes()));
+        assert_eq!(id_in(br#"{"id": 7}"#), None);
+        assert_eq!(id_in(br#"{"id": "#), None);
     }
 
     type Writer = ThreadedProducer<DefaultProducerContext>;

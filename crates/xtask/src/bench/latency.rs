@@ -19,7 +19,7 @@ use crate::stream::Stream;
 use crate::{Common, drain, process, report};
 
 /// Connections that write: one slow commit must not delay the next row.
-const WRITERS: usize = 4;
+pub(crate) const WRITERS: usize = 4;
 /// The longest latency a histogram holds, in microseconds; longer ones count as this.
 const LATENCY_MAX_US: u64 = 600_000_000;
 
@@ -42,42 +42,42 @@ pub(crate) struct Options {
 
 /// A distribution in milliseconds.
 #[derive(Debug, Clone, Copy, Serialize)]
-struct Percentiles {
-    p50: f64,
-    p90: f64,
-    p99: f64,
-    p999: f64,
+pub(crate) struct Percentiles {
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
     max: f64,
 }
 
 /// One run at one rate.
 #[derive(Debug, Clone, Serialize)]
-struct Run {
-    rate: u32,
+pub(crate) struct Run {
+    pub(crate) rate: u32,
     events: u64,
     /// COMMIT returned -> received. Zero where the event was received first: that is possible, as the walsender may send
     /// before the writer is woken.
-    commit_to_receipt: Percentiles,
+    pub(crate) commit_to_receipt: Percentiles,
     received_first: u64,
     /// The moment the row was due -> received: what a user of a busy system sees.
-    due_to_receipt: Percentiles,
+    pub(crate) due_to_receipt: Percentiles,
     /// The moment the row was due -> COMMIT returned: the load itself.
     due_to_commit: Percentiles,
     kafka_commits_per_second: Option<f64>,
-    relay_cores: f64,
+    pub(crate) relay_cores: f64,
     walsender_cores: f64,
-    broker_cores: f64,
+    pub(crate) broker_cores: f64,
     /// Everybody else meanwhile: Postgres' own backends, and whoever shares the machine.
     other_cores: f64,
-    relay_memory_peak_bytes: Option<u64>,
+    pub(crate) relay_memory_peak_bytes: Option<u64>,
     foreign_cores_before: f64,
     ended_in_order: bool,
 }
 
 /// What was used while the figures were taken.
-struct Window {
-    costs: Costs,
-    commits: Option<u64>,
+pub(crate) struct Window {
+    pub(crate) costs: Costs,
+    pub(crate) commits: Option<u64>,
 }
 
 /// Runs `bench latency`.
@@ -131,7 +131,7 @@ fn window(schedule: &Schedule, warm_up: u64, watch: &mut Watch<'_>, relay: &Rela
     Ok(Window { costs: after.since(before), commits })
 }
 
-fn evaluate(
+pub(crate) fn evaluate(
     stream: &Stream,
     rate: u32,
     warm_up: u64,

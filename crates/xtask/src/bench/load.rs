@@ -76,6 +76,16 @@ pub(crate) fn fill(servers: &Servers, rows: u64, per_transaction: u64) -> anyhow
     Ok(Backlog { rows, end_lsn, wal_bytes })
 }
 
+/// SQL that gives a payload so many orders of about 300 bytes each.
+pub(crate) fn payload_of(orders: u32) -> String {
+    format!(
+        "ALTER FUNCTION bench_payload(bigint) RENAME TO bench_order; \
+         CREATE FUNCTION bench_payload(n bigint) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$ \
+         SELECT CASE {orders} WHEN 1 THEN bench_order(n) ELSE \
+         (SELECT jsonb_build_object('orders', jsonb_agg(bench_order(n + i))) FROM generate_series(1, {orders}) i) END $$"
+    )
+}
+
 /// A stream of single-row transactions at intended times.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schedule {

@@ -19,6 +19,7 @@ mod latency;
 mod limits;
 mod load;
 mod machine;
+mod peers;
 mod process;
 mod relay;
 mod report;
@@ -80,6 +81,8 @@ enum Bench {
     Rolling(rolling::Options),
     /// Memory and silence at sizes that nobody plans: 10 GB, 5,000 partitions, ten minutes without Kafka
     Limits(limits::Options),
+    /// The same outbox through Pillarbox and through other programs that do its job, in turns
+    Peers(peers::Options),
 }
 
 fn main() -> ExitCode {
@@ -93,6 +96,7 @@ fn main() -> ExitCode {
         Bench::Takeover(options) => takeover::run(&options, &common),
         Bench::Rolling(options) => rolling::run(&options, &common),
         Bench::Limits(options) => limits::run(&options, &common),
+        Bench::Peers(options) => peers::run(&options, &common),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,7 +21,12 @@ pub(crate) fn cpu_of_children(pid: u32) -> Option<Duration> {
 
 /// The largest resident memory a process ever had, in bytes.
 pub(crate) fn memory_peak(pid: u32) -> Option<u64> {
-    parse_memory_peak(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+    parse_memory("VmHWM:", &fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+/// The resident memory of a process now, in bytes.
+pub(crate) fn memory_now(pid: u32) -> Option<u64> {
+    parse_memory("VmRSS:", &fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
 }
 
 /// CPU time that all of the machine has spent on anything but idling, as the kernel accounts it (by sampling: short
@@ -43,8 +48,8 @@ fn parse_cpu_from(more: usize, stat: &str) -> Option<Duration> {
     Some(TICK * (user + system))
 }
 
-fn parse_memory_peak(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn parse_memory(name: &str, status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
@@ -67,7 +72,7 @@ mod tests {
         let stat = "7 (a) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 9 9 20 0 5 0 100 1000 200";
         assert_eq!(parse_cpu(stat), Some(Duration::from_secs(3)));
         assert_eq!(parse_cpu_from(2, stat), Some(TICK * 18));
-        assert_eq!(parse_memory_peak("VmPeak:\t 9 kB\nVmHWM:\t    2048 kB\n"), Some(2 << 20));
+        assert_eq!(parse_memory("VmHWM:", "VmPeak:\t 9 kB\nVmHWM:\t    2048 kB\n"), Some(2 << 20));
         assert_eq!(parse_busy("cpu  100 1 200 5000 7 1 2 3 0 0\ncpu0 1"), Some(TICK * 307));
         assert_eq!(parse_cpu("7 (a"), None);
     }

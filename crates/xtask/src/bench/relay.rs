@@ -98,7 +98,8 @@ impl Pipeline {
         format!("pillarbox_{}", self.name)
     }
 
-    fn launch(&self, verb: &str) -> anyhow::Result<ServerProcess> {
+    /// Starts the binary with a verb and the configuration.
+    pub(crate) fn launch(&self, verb: &str) -> anyhow::Result<ServerProcess> {
         let mut command = Command::new(&self.binary);
         command.arg(verb).arg("-c").arg(&self.config);
         let name = format!("pillarbox {verb}");

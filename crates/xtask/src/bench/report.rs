@@ -47,6 +47,15 @@ pub(crate) fn write(
     Ok(())
 }
 
+/// Writes a picture beside the result of the same name.
+pub(crate) fn picture(common: &Common, name: &str, svg: &str) -> anyhow::Result<()> {
+    let dir = tree::root().join(if common.record { "bench/results" } else { "bench/results/tmp" });
+    let path = dir.join(format!("{name}.svg"));
+    fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display()))?;
+    eprintln!("bench: wrote {}", path.display());
+    Ok(())
+}
+
 fn header(machine: &Machine, versions: &Versions, command: &str) -> String {
     let Machine { cpu, cores, memory_mib, kernel, at, commit } = machine;
     let Versions { postgres, kafka } = versions;
