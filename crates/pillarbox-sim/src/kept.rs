@@ -35,6 +35,12 @@ pub(crate) const KEPT: &[Kept] = &[
         why: "a checkpoint had seen a nonce whose commit waited for a standby: the next start took it for a copy's",
         mistake: Mistake::LineageWaits,
     },
+    Kept {
+        seed: 30329,
+        mode: Mode::Liveness,
+        why: "Postgres crashed amid a start, its slot fell back, and a relay took that for the beginning of its stream",
+        mistake: Mistake::SlotNotOursAnyMore,
+    },
 ];
 
 /// Runs them; false where one fails.

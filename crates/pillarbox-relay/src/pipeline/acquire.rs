@@ -89,10 +89,12 @@ pub(crate) fn acquire(
         hit(Step::SlotFree);
         drop(connection);
         let postgres = &config.postgres;
-        match unspoiled(config, &facts)?.start_replication(&postgres.slot, &postgres.publication) {
+        let connection = unspoiled(config, &facts)?;
+        let walsender = connection.pid();
+        match connection.start_replication(&postgres.slot, &postgres.publication) {
             Ok(stream) => {
                 hit(Step::SlotOwned);
-                return Ok(Acquired { stream, facts: owned(config, &facts)? });
+                return Ok(Acquired { stream, facts: owned(config, &facts, walsender)? });
             }
             Err(SourceError::Server(error)) if error.sqlstate == "55006" => tell(Event::SlotBusy),
             Err(error) => return Err(fault(config, &error, "cannot stream from").into()),
@@ -101,9 +103,17 @@ pub(crate) fn acquire(
 }
 
 /// What the server says of itself now that the slot is ours. Before, another relay may have had it, and gone on with it:
-/// the stream begins where that one confirmed, and what it published is not in facts that are older.
-fn owned(config: &Config, before: &SourceFacts) -> Result<SourceFacts, Fault> {
-    let (now, _) = look(config)?;
+/// the stream begins where that one confirmed, and what it published is not in facts that are older. Where the slot is
+/// not ours any more (the server crashed, and the slot fell back), its position says nothing of our stream, whose frames
+/// may still be on their way to us.
+fn owned(config: &Config, before: &SourceFacts, walsender: i32) -> Result<SourceFacts, Fault> {
+    let (now, active_pid) = look(config)?;
+    if active_pid != Some(walsender) {
+        let message = "the stream ended as soon as it had begun";
+        return Err(
+            Fault::new(Code::PgProtocol, message).hint("see the log of Postgres; the relay tries again")
+        );
+    }
     let confirmed_flush_lsn = now.confirmed_flush_lsn;
     Ok(SourceFacts { confirmed_flush_lsn, ..before.renewed(now)? })
 }

@@ -27,7 +27,7 @@ const ROWS_MAX: usize = 10_000;
 #[derive(Debug)]
 pub struct Connection {
     channel: Channel,
-    server_version: u32,
+    session: startup::Session,
     in_step: bool,
     /// A query ran: what it left in the session's catalog caches would spoil a stream.
     ran_sql: bool,
@@ -87,13 +87,18 @@ impl Connection {
         deadline: Instant,
     ) -> Result<Self, SourceError> {
         let mut channel = Channel::new(secure::connect(settings, way, deadline)?);
-        let server_version = startup::open_session(&mut channel, settings, application_name, deadline)?;
-        Ok(Self { channel, server_version, in_step: true, ran_sql: false })
+        let session = startup::open_session(&mut channel, settings, application_name, deadline)?;
+        Ok(Self { channel, session, in_step: true, ran_sql: false })
     }
 
     /// As `server_version_num`: 180004 is 18.4.
     pub fn server_version(&self) -> u32 {
-        self.server_version
+        self.session.version
+    }
+
+    /// The server's process for this connection, and for its stream.
+    pub fn pid(&self) -> i32 {
+        self.session.pid
     }
 
     /// Runs `sql` by the simple protocol; all rows of all its statements. The connection can stream

@@ -17,13 +17,22 @@ use super::message::{Fields, split_cstr, take};
 use super::options::SESSION_OPTIONS;
 use crate::config::{self, ChannelBinding};
 
-/// Opens a session; returns the server's version as `server_version_num` spells it.
+/// What the server says of a new session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Session {
+    /// As `server_version_num` spells it.
+    pub(super) version: u32,
+    /// Of the process that serves it.
+    pub(super) pid: i32,
+}
+
+/// Opens a session.
 pub(super) fn open_session(
     channel: &mut Channel,
     settings: &config::Postgres,
     application_name: &str,
     deadline: Instant,
-) -> Result<u32, SourceError> {
+) -> Result<Session, SourceError> {
     let parameters = [
         ("user", settings.user.as_str()),
         ("database", settings.database.as_str()),
@@ -192,8 +201,8 @@ fn receive_request(channel: &mut Channel, deadline: Instant) -> Result<(i32, Vec
     }
 }
 
-fn await_ready(channel: &mut Channel, deadline: Instant) -> Result<u32, SourceError> {
-    let mut version = None;
+fn await_ready(channel: &mut Channel, deadline: Instant) -> Result<Session, SourceError> {
+    let (mut version, mut pid) = (None, None);
     loop {
         let answer = channel.receive(deadline)?;
         match answer.tag {
@@ -204,7 +213,12 @@ fn await_ready(channel: &mut Channel, deadline: Instant) -> Result<u32, SourceEr
                 }
             }
             b'E' => return Err(SourceError::Server(Fields::parse(answer.body)?.error())),
-            b'Z' => return version.ok_or(SourceError::Malformed("a version that cannot be read")),
+            b'K' => pid = Some(i32::from_be_bytes(take(&mut &*answer.body)?)),
+            b'Z' => {
+                let version = version.ok_or(SourceError::Malformed("a version that cannot be read"))?;
+                let pid = pid.ok_or(SourceError::Malformed("a session without a process"))?;
+                return Ok(Session { version, pid });
+            }
             _ => {}
         }
     }

@@ -113,7 +113,7 @@ impl World {
     }
 
     /// The slot is ours.
-    pub(crate) fn own(&mut self, relay: usize, _session: u64) {
+    pub(crate) fn own(&mut self, relay: usize, session: u64) {
         let now = self.agenda.now;
         if !self.is(Mistake::FactsBeforeSlot) {
             if !self.postgres.is_up(now) {
@@ -121,7 +121,21 @@ impl World {
                 return self
                     .reader_ends(relay, Gone::Fault(Fault::new(Code::PgUnreachable, "no connection")));
             }
-            self.relays[relay].facts = Some(self.postgres.facts());
+            if self.postgres.session(session).is_none() && !self.is(Mistake::SlotNotOursAnyMore) {
+                self.relays[relay].reader = None;
+                let fault = Fault::new(Code::PgProtocol, "the stream ended as soon as it had begun");
+                return self.reader_ends(relay, Gone::Fault(fault));
+            }
+            let before = self.relays[relay].facts.take().expect("the slot was free");
+            let now = self.postgres.facts();
+            let confirmed_flush_lsn = now.confirmed_flush_lsn;
+            match before.renewed(now) {
+                Ok(facts) => self.relays[relay].facts = Some(SourceFacts { confirmed_flush_lsn, ..facts }),
+                Err(fault) => {
+                    self.relays[relay].reader = None;
+                    return self.reader_ends(relay, Gone::Fault(fault));
+                }
+            }
         }
         if let Some(reader) = &mut self.relays[relay].reader {
             reader.phase = Phase::Holding { since: now, status_at: now };

@@ -138,13 +138,18 @@ fn grow(world: &mut World) {
     rows(world, kind, 10);
 }
 
-/// Nobody writes for a moment, while WAL of others goes by: the position moves on its own.
+/// Nobody writes as long as this life lasts, while WAL of others goes by: the position moves on its own.
 fn idle(world: &mut World) {
     let failpoint = stream(world, Step::IdleSealed);
     world.write(
         "LOCK TABLE public.outbox IN SHARE MODE; \
          SELECT pg_logical_emit_message(false, 'somebody else', repeat('x', 1000000)) FROM generate_series(1, 20); \
-         SELECT pg_sleep(2)",
+         DO $$ BEGIN \
+             FOR tenth IN 1 .. 600 LOOP \
+                 EXIT WHEN NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'pillarbox_orders' AND active); \
+                 PERFORM pg_sleep(0.1); \
+             END LOOP; \
+         END $$",
     );
     world.subject.wait_death(&failpoint);
 }
