@@ -115,26 +115,12 @@ impl World {
     /// The slot is ours.
     pub(crate) fn own(&mut self, relay: usize, session: u64) {
         let now = self.agenda.now;
-        if !self.is(Mistake::FactsBeforeSlot) {
-            if !self.postgres.is_up(now) {
+        let before = self.relays[relay].facts.take().expect("the slot was free");
+        match self.facts_of_owner(session, before) {
+            Ok(facts) => self.relays[relay].facts = Some(facts),
+            Err(fault) => {
                 self.relays[relay].reader = None;
-                return self
-                    .reader_ends(relay, Gone::Fault(Fault::new(Code::PgUnreachable, "no connection")));
-            }
-            if self.postgres.session(session).is_none() && !self.is(Mistake::SlotNotOursAnyMore) {
-                self.relays[relay].reader = None;
-                let fault = Fault::new(Code::PgProtocol, "the stream ended as soon as it had begun");
                 return self.reader_ends(relay, Gone::Fault(fault));
-            }
-            let before = self.relays[relay].facts.take().expect("the slot was free");
-            let now = self.postgres.facts();
-            let confirmed_flush_lsn = now.confirmed_flush_lsn;
-            match before.renewed(now) {
-                Ok(facts) => self.relays[relay].facts = Some(SourceFacts { confirmed_flush_lsn, ..facts }),
-                Err(fault) => {
-                    self.relays[relay].reader = None;
-                    return self.reader_ends(relay, Gone::Fault(fault));
-                }
             }
         }
         if let Some(reader) = &mut self.relays[relay].reader {
@@ -142,6 +128,21 @@ impl World {
         }
         self.turn_at(relay, now);
         self.live(relay, Input::SlotOwned);
+    }
+
+    fn facts_of_owner(&mut self, session: u64, before: SourceFacts) -> Result<SourceFacts, Fault> {
+        if self.is(Mistake::FactsBeforeSlot) {
+            return Ok(before);
+        }
+        if !self.postgres.is_up(self.agenda.now) {
+            return Err(Fault::new(Code::PgUnreachable, "no connection"));
+        }
+        if self.postgres.session(session).is_none() && !self.is(Mistake::SlotNotOursAnyMore) {
+            return Err(Fault::new(Code::PgProtocol, "the stream ended as soon as it had begun"));
+        }
+        let now = self.postgres.facts();
+        let confirmed_flush_lsn = now.confirmed_flush_lsn;
+        Ok(SourceFacts { confirmed_flush_lsn, ..before.renewed(now)? })
     }
 
     pub(crate) fn start_sink(&mut self, relay: usize) {
