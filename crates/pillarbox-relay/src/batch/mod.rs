@@ -29,7 +29,7 @@ pub const FILL_EVENTS: usize = 10_000;
 /// A set is full at a transaction boundary beyond this many bytes.
 pub const FILL_BYTES: usize = 4 << 20;
 /// Empty buffers kept for the next set, in bytes of capacity.
-const SPARE_BYTES_MAX: usize = 4 << 20;
+const SPARE_BYTES_MAX: usize = 8 << 20;
 /// A batch is ended at this size even where the topic would take more: one request per broker
 /// stays far below what a broker reads at once.
 const BATCH_BYTES_MAX: usize = 4 << 20;

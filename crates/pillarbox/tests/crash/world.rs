@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use pillarbox_lab::workload::{Workload, WorkloadOptions};
 use pillarbox_lab::{KafkaOptions, PostgresOptions};
@@ -34,6 +35,10 @@ const OUTBOXES: &str = "outbox:
   - { table: public.extra, on_error: dead_letter }
   - { table: public.swept, housekeeping: { mode: delete, batch: 10, pause: 1ms } }
 ";
+
+/// How long the last life may need for all that was written while relays died and brokers started again: writers do not
+/// wait for them.
+const CAUGHT_UP_MAX: Duration = Duration::from_secs(600);
 
 /// Servers under load, and the relay that dies on them.
 pub(crate) struct World {
@@ -107,7 +112,7 @@ impl World {
         load.stop();
         let log = load.finish().expect("the writers know what they committed");
         subject.wait_streaming();
-        site.caught_up(&at, PATIENCE);
+        site.caught_up(&at, CAUGHT_UP_MAX);
         assert_eq!(subject.relay.terminate(PATIENCE).code(), Some(0));
         println!(
             "{} markers that brokers had lost were written",
