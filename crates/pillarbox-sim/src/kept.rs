@@ -10,7 +10,6 @@ pub(crate) struct Kept {
     pub(crate) seed: u64,
     pub(crate) mode: Mode,
     pub(crate) why: &'static str,
-    #[cfg_attr(not(test), expect(dead_code, reason = "asked for by the test"))]
     pub(crate) mistake: Mistake,
 }
 
