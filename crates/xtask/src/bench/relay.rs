@@ -23,7 +23,7 @@ const SETUP_MAX: Duration = Duration::from_secs(60);
 /// How long a relay may take to become ready.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// How often a relay is asked for its state.
-const ASK_EVERY: Duration = Duration::from_millis(5);
+pub(crate) const ASK_EVERY: Duration = Duration::from_millis(5);
 /// How long an orderly end may take: the product's own deadline and a little more.
 const STOP_MAX: Duration = Duration::from_secs(25);
 /// How long one answer over HTTP may take.

@@ -11,7 +11,7 @@ use anyhow::ensure;
 use serde::Serialize;
 
 use crate::load::Schedule;
-use crate::relay::{self, Pipeline, Relay};
+use crate::relay::{self, ASK_EVERY, Pipeline, Relay};
 use crate::servers::{DATABASE, Servers};
 use crate::statistics::Spread;
 use crate::stream::Stream;
@@ -65,10 +65,10 @@ pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
 }
 
 fn measure(servers: &Servers, instances: &[Pipeline; 2], options: &Options) -> anyhow::Result<Result> {
-    let mut leader = instances[0].start()?;
-    leader.wait_state("streaming")?;
-    let mut standby = instances[1].start()?;
-    standby.wait_state("standing_by")?;
+    let mut relays = Vec::from([instances[0].start()?]);
+    relays[0].wait_state("streaming")?;
+    relays.push(instances[1].start()?);
+    leader(&relays)?;
     let count = u64::from(options.rate) * ROLL_MAX.as_secs() * u64::from(options.rolls);
     let stream = Stream::new(Schedule { start: Instant::now(), rate: f64::from(options.rate), count });
     let url = servers.postgres.superuser_url(DATABASE);
@@ -79,16 +79,16 @@ fn measure(servers: &Servers, instances: &[Pipeline; 2], options: &Options) -> a
         for n in 0..options.rolls as usize {
             sleep(PAUSE);
             begins.push(stream.schedule.start.elapsed());
-            let (led, stood_by) = (n % 2, (n + 1) % 2);
-            standby = restart(standby, &instances[stood_by])?.0;
+            let led = leader(&relays)?;
+            restart(&mut relays, instances, 1 - led)?;
+            leader(&relays)?;
             sleep(PAUSE);
-            let (restarted, drained) = restart(leader, &instances[led])?;
+            let drained = restart(&mut relays, instances, led)?;
             drains.push(drained.as_secs_f64());
-            leader = std::mem::replace(&mut standby, restarted);
-            eprintln!("bench: roll {}, drained in {drained:?}", n + 1);
+            eprintln!("bench: roll {}, drained in {drained:?}, relay {} leads", n + 1, leader(&relays)? + 1);
         }
         sleep(PAUSE);
-        leader.ensure_running()?;
+        relays.iter_mut().try_for_each(Relay::ensure_running)?;
         Ok((begins, drains))
     })?;
     let rows = (0..count).take_while(|n| stream.commits.get(*n).is_some()).count() as u64;
@@ -96,15 +96,28 @@ fn measure(servers: &Servers, instances: &[Pipeline; 2], options: &Options) -> a
     Ok(judge(options, &stream, rows, &begins, &drains))
 }
 
-/// Ends a relay by SIGTERM and starts it again at once, as a deployment does; gives how long its end took. It stands by
-/// afterwards: the other one leads.
-fn restart(relay: Relay, instance: &Pipeline) -> anyhow::Result<(Relay, Duration)> {
+/// Ends a relay by SIGTERM and starts it again at once, as a deployment does; gives how long its end took.
+fn restart(relays: &mut Vec<Relay>, instances: &[Pipeline; 2], which: usize) -> anyhow::Result<Duration> {
     let stopping = Instant::now();
-    ensure!(relay.stop()?, "a relay did not drain in time");
+    ensure!(relays.remove(which).stop()?, "a relay did not drain in time");
     let drained = stopping.elapsed();
-    let mut relay = instance.start()?;
-    relay.wait_state("standing_by")?;
-    Ok((relay, drained))
+    relays.insert(which, instances[which].start()?);
+    Ok(drained)
+}
+
+/// Waits until one of them streams and the other one stands by. A leader that ends within milliseconds and is back as
+/// soon may well lead again.
+fn leader(relays: &[Relay]) -> anyhow::Result<usize> {
+    let waiting = Instant::now();
+    loop {
+        let states: Vec<Option<String>> = relays.iter().map(Relay::state).collect();
+        let at = |state: &str| states.iter().position(|known| known.as_deref() == Some(state));
+        if let (Some(leader), Some(_)) = (at("streaming"), at("standing_by")) {
+            return Ok(leader);
+        }
+        ensure!(waiting.elapsed() < ROLL_MAX, "the relays are {states:?}");
+        sleep(ASK_EVERY);
+    }
 }
 
 fn judge(options: &Options, stream: &Stream, rows: u64, begins: &[Duration], drains: &[f64]) -> Result {
