@@ -64,6 +64,10 @@ const STAGES: [Stage; 7] = [
 /// What callgrind counts inside of.
 const COUNTED: &str = "stages::drain";
 
+/// The C library chooses how it copies and compares by the processor: the choice that every one has.
+const SAME_ON_EVERY_CPU: &str =
+    "glibc.cpu.hwcaps=-AVX_Fast_Unaligned_Load,-AVX512F,-AVX512VL,-AVX2,-ERMS,-FSRM,-SSSE3";
+
 /// The step of `ci`: what CI installs, a contributor may not have.
 pub(crate) fn run_where_installed() -> anyhow::Result<()> {
     if !has_valgrind() {
@@ -122,6 +126,7 @@ fn build() -> anyhow::Result<PathBuf> {
 
 fn count(binary: &Path, out: &Path, shape: &Shape) -> anyhow::Result<Costs> {
     let mut valgrind = tree::command("valgrind");
+    valgrind.env("GLIBC_TUNABLES", SAME_ON_EVERY_CPU);
     valgrind.arg("--tool=callgrind").arg(format!("--toggle-collect={COUNTED}"));
     valgrind.arg(format!("--callgrind-out-file={}", out.display())).arg(binary);
     valgrind.args([shape.events, shape.rows, shape.payload].map(|number| number.to_string()));
