@@ -222,15 +222,14 @@ pub struct Lineage {
 }
 
 /// One statement is one transaction: the row and the message in WAL stand or fall together. Its commit waits for no
-/// standby: the stream does not either, and a nonce that a checkpoint has seen while no query does is taken for that of a
-/// copy. Across a failover nonces are not compared.
+/// standby ([`SESSION_OPTIONS`]): the stream does not either, and a nonce that a checkpoint has seen while no query does is
+/// taken for that of a copy. Across a failover nonces are not compared.
 const ADVANCE: &str = "WITH advanced AS ( \
         INSERT INTO pillarbox.lineage AS l (pipeline, seq, nonce) VALUES ($1, 1, '1-' || $2) \
         ON CONFLICT (pipeline) DO UPDATE \
         SET seq = l.seq + 1, nonce = (l.seq + 1)::text || '-' || $2, updated_at = now() \
         RETURNING nonce) \
-    SELECT a.nonce, pg_logical_emit_message(true, $3, $1 || ':' || a.nonce), \
-           set_config('synchronous_commit', 'local', true) FROM advanced a";
+    SELECT a.nonce, pg_logical_emit_message(true, $3, $1 || ':' || a.nonce) FROM advanced a";
 
 impl Lineage {
     /// A writer that has not connected yet.
