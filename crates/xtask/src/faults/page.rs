@@ -13,7 +13,8 @@ held, and what the operator was told; `cargo xtask faults` writes this page from
 it is out of date. A number is a name: the numbers have gaps.
 
 \"Nothing lost\" means: an independent `read_committed` consumer found each committed event once, in commit order, and
-nothing that was rolled back. The column *test* has the arguments of `cargo test`.
+nothing that was rolled back. The column *test* has the arguments of `cargo test`. `--test limits` brings the sizes and times of
+its faults about in a smaller form, unless `PILLARBOX_LIMITS` is `full`.
 ";
 
 /// The whole page.
