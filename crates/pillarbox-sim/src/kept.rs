@@ -1,4 +1,4 @@
-//! Seeds that once found something: run before all others.
+//! Seeds that once found something, or show that a rule is needed: run before all others.
 
 use crate::mistakes::Mistake;
 use crate::run::run;
@@ -31,7 +31,7 @@ pub(crate) const KEPT: &[Kept] = &[
     Kept {
         seed: 10,
         mode: Mode::Safety,
-        why: "a checkpoint had seen a nonce whose commit waited for a standby: the next start took it for a copy's",
+        why: "were a nonce to wait for a standby, a checkpoint could see it first, and the next start take it for a copy's",
         mistake: Mistake::LineageWaits,
     },
     Kept {
