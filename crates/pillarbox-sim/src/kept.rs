@@ -38,7 +38,7 @@ pub(crate) const KEPT: &[Kept] = &[
         seed: 30329,
         mode: Mode::Liveness,
         why: "Postgres crashed amid a start, its slot fell back, and a relay took that for the beginning of its stream",
-        mistake: Mistake::SlotNotOursAnyMore,
+        mistake: Mistake::SlotFellBack,
     },
 ];
 

@@ -25,8 +25,8 @@ pub(crate) enum Mistake {
     MarkersForgotten,
     /// What the database says of itself is asked before the slot is owned, not after.
     FactsBeforeSlot,
-    /// A start takes the slot's position for that of its stream when the slot has been lost meanwhile.
-    SlotNotOursAnyMore,
+    /// A start takes the slot's position for that of its stream when the server has crashed meanwhile.
+    SlotFellBack,
     /// A start halts by what the database said of itself a while ago.
     FactsNotRefreshed,
     /// The commit of a new lineage waits for a standby, while its stream does not.

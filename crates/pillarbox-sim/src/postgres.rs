@@ -131,6 +131,8 @@ pub(crate) struct Postgres {
     pub(crate) slot: Slot,
     /// Down until then.
     pub(crate) up_at: Duration,
+    /// How often it went down: no session outlives that.
+    pub(crate) downs: u64,
     /// Commits that wait for a standby are not visible before.
     pub(crate) stalled_until: Duration,
     pub(crate) nonces: Vec<Nonce>,
@@ -170,6 +172,7 @@ impl Postgres {
             history: Vec::new(),
             slot: Slot { confirmed: START, persisted: START, session: None },
             up_at: Duration::ZERO,
+            downs: 0,
             stalled_until: Duration::ZERO,
             nonces: Vec::new(),
             expected: vec![Vec::new(); scenario.partitions()],
@@ -355,12 +358,17 @@ impl Postgres {
         self.flushed = self.inserted;
     }
 
+    fn go_down(&mut self, up_at: Duration) {
+        self.up_at = up_at;
+        self.downs += 1;
+    }
+
     /// kill -9 of the server: comes back at `up_at`.
     pub(crate) fn crash(&mut self, up_at: Duration) {
         self.cut(self.flushed);
         self.end_recovery();
         self.slot.confirmed = self.slot.persisted;
-        self.up_at = up_at;
+        self.go_down(up_at);
     }
 
     /// A clean restart.
@@ -368,7 +376,7 @@ impl Postgres {
         self.flushed = self.inserted;
         self.cut(self.flushed);
         self.slot.persisted = self.slot.confirmed;
-        self.up_at = up_at;
+        self.go_down(up_at);
     }
 
     /// The standby takes over with what it has. Gives the fork.
@@ -380,7 +388,7 @@ impl Postgres {
         self.timeline += 1;
         self.slot.confirmed = self.synchronized;
         self.slot.persisted = self.synchronized;
-        self.up_at = up_at;
+        self.go_down(up_at);
         fork
     }
 

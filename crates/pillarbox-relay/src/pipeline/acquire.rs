@@ -16,6 +16,8 @@
 //! | leader unchanged for 5 s of our own clock (pid, start, reply time) | end exactly that walsender |
 //! | the leader's reply time is not visible to our role | stand by: an unchanged leader proves nothing |
 //! | server in recovery | try again later: slots of a standby are not ours to use |
+//! | the stream ended before the second look | go on if no other client has the slot: what it sent is to be read, and the reason comes last |
+//! | the first connection broke before the second look | try again: the server may have crashed, and its slot fallen back behind the stream |
 //!
 //! Never confirms anything, never fences anybody.
 
@@ -61,9 +63,12 @@ impl From<Fault> for NotAcquired {
 /// # Errors
 /// As a start: the slot is missing or unfit, the publication, the server.
 pub(crate) fn look(config: &Config) -> Result<(SourceFacts, Option<i32>), Fault> {
-    let mut connection = connect(config)?;
-    let slot = usable_slot(config, &mut connection)?;
-    Ok((facts(config, &mut connection, &slot)?, slot.active_pid.filter(|_| slot.active)))
+    look_with(config, &mut connect(config)?)
+}
+
+fn look_with(config: &Config, connection: &mut Connection) -> Result<(SourceFacts, Option<i32>), Fault> {
+    let slot = usable_slot(config, connection)?;
+    Ok((facts(config, connection, &slot)?, slot.active_pid.filter(|_| slot.active)))
 }
 
 /// Whether the walsender of our slot has work that may keep it from answering; false also where nobody can be asked.
@@ -82,19 +87,18 @@ pub(crate) fn acquire(
     mut tell: impl FnMut(Event),
 ) -> Result<Acquired, NotAcquired> {
     loop {
-        let mut connection = connect(config)?;
+        let mut first = connect(config)?;
         hit(Step::Connected);
-        let slot = wait_until_free(config, &mut connection, inbox, &mut tell)?;
-        let facts = facts(config, &mut connection, &slot)?;
+        let slot = wait_until_free(config, &mut first, inbox, &mut tell)?;
+        let facts = facts(config, &mut first, &slot)?;
         hit(Step::SlotFree);
-        drop(connection);
         let postgres = &config.postgres;
         let connection = unspoiled(config, &facts)?;
         let walsender = connection.pid();
         match connection.start_replication(&postgres.slot, &postgres.publication) {
             Ok(stream) => {
                 hit(Step::SlotOwned);
-                return Ok(Acquired { stream, facts: owned(config, &facts, walsender)? });
+                return Ok(Acquired { stream, facts: owned(config, &facts, &mut first, walsender)? });
             }
             Err(SourceError::Server(error)) if error.sqlstate == "55006" => tell(Event::SlotBusy),
             Err(error) => return Err(fault(config, &error, "cannot stream from").into()),
@@ -103,16 +107,23 @@ pub(crate) fn acquire(
 }
 
 /// What the server says of itself now that the slot is ours. Before, another relay may have had it, and gone on with it:
-/// the stream begins where that one confirmed, and what it published is not in facts that are older. Where the slot is
-/// not ours any more (the server crashed, and the slot fell back), its position says nothing of our stream, whose frames
-/// may still be on their way to us.
-fn owned(config: &Config, before: &SourceFacts, walsender: i32) -> Result<SourceFacts, Fault> {
-    let (now, active_pid) = look(config)?;
-    if active_pid != Some(walsender) {
-        let message = "the stream ended as soon as it had begun";
-        return Err(
-            Fault::new(Code::PgProtocol, message).hint("see the log of Postgres; the relay tries again")
-        );
+/// the stream begins where that one confirmed, and what it published is not in facts that are older.
+///
+/// The `first` connection asks, the one that saw the slot free. A server that crashes ends every session, so one that
+/// still answers has not crashed since, and the slot has not fallen back: its position is where the stream began, even
+/// where the stream has ended by now. (Postgres 15-17 refuse to decode what a missing publication should publish, a
+/// moment after the frames before it.) Where another client has the slot, ours is over, and that one goes on.
+fn owned(
+    config: &Config,
+    before: &SourceFacts,
+    first: &mut Connection,
+    walsender: i32,
+) -> Result<SourceFacts, Fault> {
+    let (now, active_pid) = look_with(config, first)?;
+    if active_pid.is_some_and(|pid| pid != walsender) {
+        let message = "the stream ended as soon as it had begun: another client has the slot";
+        return Err(Fault::new(Code::PgProtocol, message)
+            .hint("the relay stands by; if it is no relay, find out whose pipeline it is"));
     }
     let confirmed_flush_lsn = now.confirmed_flush_lsn;
     Ok(SourceFacts { confirmed_flush_lsn, ..before.renewed(now)? })

@@ -48,6 +48,8 @@ pub(crate) struct Relay {
     pub(crate) sink: Option<Sink>,
     /// What the reader found, for the sink.
     pub(crate) facts: Option<pillarbox_relay::position::lineage::SourceFacts>,
+    /// How often the server had gone down when the slot was seen free.
+    pub(crate) downs_seen: u64,
     pub(crate) state: State,
     /// Stopped for so long at some step of its next start.
     pub(crate) stall: Option<Duration>,
@@ -63,6 +65,7 @@ impl Relay {
             reader: None,
             sink: None,
             facts: None,
+            downs_seen: 0,
             state: State::Stopped,
             stall: None,
         }

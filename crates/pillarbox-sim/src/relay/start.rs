@@ -72,6 +72,7 @@ impl World {
         match watch.look(leader, now) {
             Seen::Free => {
                 let (facts, delay) = (self.postgres.facts(), self.dice.between(2 * MS, 20 * MS));
+                self.relays[relay].downs_seen = self.postgres.downs;
                 self.agenda.after(delay, Event::TakeSlot(self.era(relay), Box::new(facts)));
                 return self.start_step(relay, 2);
             }
@@ -116,7 +117,7 @@ impl World {
     pub(crate) fn own(&mut self, relay: usize, session: u64) {
         let now = self.agenda.now;
         let before = self.relays[relay].facts.take().expect("the slot was free");
-        match self.facts_of_owner(session, before) {
+        match self.facts_of_owner(relay, session, before) {
             Ok(facts) => self.relays[relay].facts = Some(facts),
             Err(fault) => {
                 self.relays[relay].reader = None;
@@ -130,15 +131,22 @@ impl World {
         self.live(relay, Input::SlotOwned);
     }
 
-    fn facts_of_owner(&mut self, session: u64, before: SourceFacts) -> Result<SourceFacts, Fault> {
+    /// By the connection that saw the slot free: it is gone if the server crashed since.
+    fn facts_of_owner(
+        &mut self,
+        relay: usize,
+        session: u64,
+        before: SourceFacts,
+    ) -> Result<SourceFacts, Fault> {
         if self.is(Mistake::FactsBeforeSlot) {
             return Ok(before);
         }
-        if !self.postgres.is_up(self.agenda.now) {
+        let broken = self.relays[relay].downs_seen != self.postgres.downs;
+        if !self.postgres.is_up(self.agenda.now) || (broken && !self.is(Mistake::SlotFellBack)) {
             return Err(Fault::new(Code::PgUnreachable, "no connection"));
         }
-        if self.postgres.session(session).is_none() && !self.is(Mistake::SlotNotOursAnyMore) {
-            return Err(Fault::new(Code::PgProtocol, "the stream ended as soon as it had begun"));
+        if self.postgres.slot.session.as_ref().is_some_and(|other| other.number != session) {
+            return Err(Fault::new(Code::PgProtocol, "another client has the slot"));
         }
         let now = self.postgres.facts();
         let confirmed_flush_lsn = now.confirmed_flush_lsn;
