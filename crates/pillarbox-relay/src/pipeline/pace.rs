@@ -5,19 +5,30 @@
 //!
 //! | stream | set is sealed | reader |
 //! | --- | --- | --- |
-//! | idle: nothing sealed for [`SPACING`] | at once | wakes for every message |
-//! | busy | [`SPACING`] after the last one, and not while the sink is behind | the same |
+//! | idle: nothing sealed for the spacing | at once | wakes for every message |
+//! | busy | the spacing after the last one, and not while the sink is behind | the same |
 //! | backlog ([`Heat`]) | when full, after [`FILL_TIME_MAX`] at the latest | pauses [`HOT_PAUSE`] between reads |
+//!
+//! The spacing is [`COMMIT_TIMES`] what commits take of late, within [`SPACING_MIN`] and [`SPACING_MAX`]: a
+//! broker that answers fast is asked often, one that is slow, far away or busy with others is asked rarely,
+//! and gets more events each time.
 //!
 //! Always at a boundary of source transactions. Pure: time is an input. An empty read is not
 //! idleness (a fast reader finds nothing after almost every message): only bytes over time count. A
 //! rate alone depends on the machine, so age counts too: the server stamps each frame with its clock,
 //! and a transaction that is sent long after it committed, by that same clock, is a backlog.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Commits of a busy stream are at least this far apart.
-pub const SPACING: Duration = Duration::from_millis(4);
+/// Commits of a busy stream are as far apart as so many of them take.
+pub const COMMIT_TIMES: f64 = 1.5;
+/// The least spacing, however fast the broker is: its CPU is not the relay's to burn.
+pub const SPACING_MIN: Duration = Duration::from_millis(2);
+/// The greatest spacing, and so what pacing adds to the latency of an event at most.
+pub const SPACING_MAX: Duration = Duration::from_millis(10);
+/// How much the latest commit counts in what commits take of late.
+const LATEST: f64 = 0.125;
 /// In a backlog a set is sealed this long after its first event, full or not.
 pub const FILL_TIME_MAX: Duration = Duration::from_millis(50);
 /// A stream above this rate is a backlog, whatever its age.
@@ -98,6 +109,10 @@ pub enum Due {
 #[derive(Debug, Default)]
 pub struct Pacer {
     last_seal: Option<Duration>,
+    /// When the sets that are not committed yet were sealed, oldest first.
+    sealed: VecDeque<Duration>,
+    /// What commits take of late.
+    commit: Option<Duration>,
 }
 
 impl Pacer {
@@ -113,7 +128,7 @@ impl Pacer {
         let at = if filling.hot {
             since + FILL_TIME_MAX
         } else {
-            self.last_seal.map_or(Duration::ZERO, |last| last + SPACING)
+            self.last_seal.map_or(Duration::ZERO, |last| last + self.spacing())
         };
         if at <= now { Due::Now } else { Due::At(at) }
     }
@@ -121,6 +136,19 @@ impl Pacer {
     /// A set was sealed.
     pub fn sealed(&mut self, now: Duration) {
         self.last_seal = Some(now);
+        self.sealed.push_back(now);
+    }
+
+    /// The oldest of the sealed sets was committed.
+    pub fn committed(&mut self, now: Duration) {
+        let Some(sealed) = self.sealed.pop_front() else { return };
+        let took = now.saturating_sub(sealed);
+        self.commit =
+            Some(self.commit.map_or(took, |late| late.mul_f64(1.0 - LATEST) + took.mul_f64(LATEST)));
+    }
+
+    fn spacing(&self) -> Duration {
+        self.commit.unwrap_or_default().mul_f64(COMMIT_TIMES).clamp(SPACING_MIN, SPACING_MAX)
     }
 }
 
@@ -142,14 +170,43 @@ mod tests {
         for (name, pacer, filling, expected) in [
             ("nothing to seal", &quiet, Filling { since: None, ..filling() }, Due::Later),
             ("idle", &quiet, filling(), Due::Now),
-            ("busy", &busy, filling(), Due::At(100 * MS + SPACING)),
+            ("busy", &busy, filling(), Due::At(100 * MS + SPACING_MIN)),
             ("sink behind", &busy, Filling { sealed: SEALED_AHEAD_MAX, ..filling() }, Due::Later),
             ("full", &busy, Filling { full: true, sealed: 9, ..filling() }, Due::Now),
             ("backlog", &quiet, Filling { hot: true, ..filling() }, Due::At(100 * MS + FILL_TIME_MAX)),
         ] {
             assert_eq!(pacer.due(filling, 100 * MS), expected, "{name}");
         }
-        assert_eq!(busy.due(filling(), 100 * MS + SPACING), Due::Now);
+        assert_eq!(busy.due(filling(), 100 * MS + SPACING_MIN), Due::Now);
+    }
+
+    #[test]
+    fn the_spacing_follows_what_commits_take() {
+        let mut pacer = Pacer::default();
+        let mut now = Duration::ZERO;
+        let mut commits = |pacer: &mut Pacer, took: Duration| {
+            for _ in 0..100 {
+                pacer.sealed(now);
+                now += took;
+                pacer.committed(now);
+            }
+            pacer.spacing()
+        };
+        assert_eq!(commits(&mut pacer, MS / 2), SPACING_MIN);
+        let spacing = commits(&mut pacer, 4 * MS);
+        assert!(spacing > 5 * MS && spacing <= 6 * MS, "{spacing:?}");
+        assert_eq!(commits(&mut pacer, 300 * MS), SPACING_MAX);
+        assert_eq!(commits(&mut pacer, MS / 2), SPACING_MIN, "it recovers");
+    }
+
+    #[test]
+    fn a_set_that_waits_behind_another_counts_from_its_own_seal() {
+        let mut pacer = Pacer::default();
+        pacer.sealed(Duration::ZERO);
+        pacer.sealed(2 * MS);
+        pacer.committed(4 * MS);
+        pacer.committed(6 * MS);
+        assert_eq!(pacer.spacing(), 6 * MS);
     }
 
     #[test]

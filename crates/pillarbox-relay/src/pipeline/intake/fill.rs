@@ -337,6 +337,7 @@ impl Fill {
         assert!(self.sealed > 0, "I5: a commit of a set that was never sealed");
         self.sealed -= 1;
         self.sealed_bytes -= set.bytes;
+        self.pacer.committed(now.monotonic);
         self.ledger.committed(set.end.resume_lsn, now.monotonic);
         self.set.recycle(set.buffers);
     }
