@@ -9,7 +9,7 @@
 //! | busy | the spacing after the last one, and not while the sink is behind | the same |
 //! | backlog ([`Heat`]) | when full, after [`FILL_TIME_MAX`] at the latest | pauses [`HOT_PAUSE`] between reads |
 //!
-//! The spacing is [`COMMIT_TIMES`] what commits take of late, within [`SPACING_MIN`] and [`SPACING_MAX`]: a
+//! The spacing is what a commit takes of late, from seal to answer, within [`SPACING_MIN`] and [`SPACING_MAX`]: a
 //! broker that answers fast is asked often, one that is slow, far away or busy with others is asked rarely,
 //! and gets more events each time.
 //!
@@ -21,10 +21,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Commits of a busy stream are as far apart as so many of them take.
-pub const COMMIT_TIMES: f64 = 1.5;
 /// The least spacing, however fast the broker is: its CPU is not the relay's to burn.
-pub const SPACING_MIN: Duration = Duration::from_millis(2);
+pub const SPACING_MIN: Duration = Duration::from_micros(1500);
 /// The greatest spacing, and so what pacing adds to the latency of an event at most.
 pub const SPACING_MAX: Duration = Duration::from_millis(10);
 /// How much the latest commit counts in what commits take of late.
@@ -148,7 +146,7 @@ impl Pacer {
     }
 
     fn spacing(&self) -> Duration {
-        self.commit.unwrap_or_default().mul_f64(COMMIT_TIMES).clamp(SPACING_MIN, SPACING_MAX)
+        self.commit.unwrap_or_default().clamp(SPACING_MIN, SPACING_MAX)
     }
 }
 
@@ -194,7 +192,7 @@ mod tests {
         };
         assert_eq!(commits(&mut pacer, MS / 2), SPACING_MIN);
         let spacing = commits(&mut pacer, 4 * MS);
-        assert!(spacing > 5 * MS && spacing <= 6 * MS, "{spacing:?}");
+        assert!(spacing > 3 * MS && spacing <= 4 * MS, "{spacing:?}");
         assert_eq!(commits(&mut pacer, 300 * MS), SPACING_MAX);
         assert_eq!(commits(&mut pacer, MS / 2), SPACING_MIN, "it recovers");
     }
@@ -206,7 +204,7 @@ mod tests {
         pacer.sealed(2 * MS);
         pacer.committed(4 * MS);
         pacer.committed(6 * MS);
-        assert_eq!(pacer.spacing(), 6 * MS);
+        assert_eq!(pacer.spacing(), 4 * MS);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! `bench latency`: from COMMIT returned to receipt by a read_committed consumer, at a fixed rate, one event a
 //! transaction.
 //!
-//! Rows are due at intended times, so that a stall shows in every row it delayed (no coordinated omission). Must never
-//! mix the warm-up into the figures.
+//! Rows are due at intended times, so that a stall shows in every row it delayed (no coordinated omission). Binaries are
+//! measured in turns, so that a change is told from a machine that changed. Must never mix the warm-up into the figures.
 
+use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -15,6 +17,7 @@ use crate::load::Schedule;
 use crate::machine::wait_quiet;
 use crate::relay::{self, Pipeline, Relay};
 use crate::servers::{DATABASE, Servers};
+use crate::statistics::cell;
 use crate::stream::Stream;
 use crate::{Common, drain, process, report};
 
@@ -38,6 +41,9 @@ pub(crate) struct Options {
     /// Runs at each rate
     #[arg(long, default_value_t = 1)]
     rounds: u32,
+    /// Another binary, measured in turns with this tree's: what a change brings. May be given several times
+    #[arg(long, value_name = "PATH")]
+    against: Vec<PathBuf>,
 }
 
 /// A distribution in milliseconds.
@@ -47,13 +53,15 @@ pub(crate) struct Percentiles {
     pub(crate) p90: f64,
     pub(crate) p99: f64,
     pub(crate) p999: f64,
-    max: f64,
+    pub(crate) max: f64,
 }
 
 /// One run at one rate.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Run {
     pub(crate) rate: u32,
+    /// The binary: "this tree", or the name of its file.
+    binary: String,
     events: u64,
     /// COMMIT returned -> received. Zero where the event was received first: that is possible, as the walsender may send
     /// before the writer is woken.
@@ -82,23 +90,39 @@ pub(crate) struct Window {
 
 /// Runs `bench latency`.
 pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
-    let binary = relay::build()?;
+    let binaries = binaries(options)?;
     let dir = drain::open_dir()?;
     let mut servers = Servers::start(common.postgres)?;
     let mut runs = Vec::new();
     for round in 1..=options.rounds {
         for &rate in &options.rate {
-            let name = format!("bench{rate}_{round}");
-            let pipeline = Pipeline::new(&servers, &binary, dir.path(), &name, 1)?;
-            pipeline.setup(&mut servers)?;
-            let foreign = wait_quiet(Duration::from_secs(common.quiet_wait));
-            eprintln!("bench: round {round}, {rate} transactions/s; others use {foreign:.2} cores");
-            let mut run = measure(&servers, &pipeline, rate, options)?;
-            run.foreign_cores_before = foreign;
-            runs.push(run);
+            for (turn, (label, binary)) in binaries.iter().enumerate() {
+                let name = format!("bench{rate}_{round}_{turn}");
+                let pipeline = Pipeline::new(&servers, binary, dir.path(), &name, 1)?;
+                pipeline.setup(&mut servers)?;
+                let foreign = wait_quiet(Duration::from_secs(common.quiet_wait));
+                eprintln!(
+                    "bench: round {round}, {label}, {rate} transactions/s; others use {foreign:.2} cores"
+                );
+                let mut run = measure(&servers, &pipeline, rate, options)?;
+                (run.foreign_cores_before, run.binary) = (foreign, label.clone());
+                servers.sql(&format!("SELECT pg_drop_replication_slot('{}')", pipeline.slot()))?;
+                runs.push(run);
+            }
         }
     }
     report::write(common, "latency", &servers.versions, &runs, &markdown(&runs, options))
+}
+
+/// What is measured, and how it is called.
+fn binaries(options: &Options) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let mut binaries = vec![("this tree".to_owned(), relay::build()?)];
+    for path in &options.against {
+        let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        binaries.push((name, path));
+    }
+    Ok(binaries)
 }
 
 fn measure(servers: &Servers, pipeline: &Pipeline, rate: u32, options: &Options) -> anyhow::Result<Run> {
@@ -152,6 +176,7 @@ pub(crate) fn evaluate(
     let Window { costs, commits } = window;
     Ok(Run {
         rate,
+        binary: String::new(),
         events: receipt.len(),
         commit_to_receipt: percentiles(&receipt),
         received_first,
@@ -184,30 +209,58 @@ fn percentiles(histogram: &Histogram<u64>) -> Percentiles {
 }
 
 fn markdown(runs: &[Run], options: &Options) -> String {
+    let Options { rounds, seconds, warm_up, .. } = options;
     let mut text = format!(
-        "One event a transaction, {WRITERS} connections, rows due at fixed times; {} s after {} s of warm-up. Milliseconds.\n\n\
-         | tx/s | from -> to | p50 | p90 | p99 | p99.9 | max | Kafka tx/s | relay cores | broker cores | other cores | relay MiB |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
-        options.seconds, options.warm_up
+        "One event a transaction, {WRITERS} connections, rows due at fixed times; {seconds} s after {warm_up} s of warm-up. \
+         Milliseconds; median (min-max) of {rounds} runs.\n\n\
+         | tx/s | binary | from -> to | p50 | p90 | p99 | p99.9 | max |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
-    for run in runs {
-        let commits = run.kafka_commits_per_second.map_or("-".into(), |commits| format!("{commits:.0}"));
-        let memory = run.relay_memory_peak_bytes.map_or("-".into(), |bytes| format!("{}", bytes >> 20));
-        let costs = format!(
-            "{commits} | {:.3} | {:.3} | {:.2} | {memory}",
-            run.relay_cores, run.broker_cores, run.other_cores
+    let groups: Vec<(u32, &str, Vec<&Run>)> = groups(runs);
+    for (rate, binary, of) in &groups {
+        for (name, figure) in [
+            ("**COMMIT -> received**", (|run| run.commit_to_receipt) as fn(&Run) -> Percentiles),
+            ("due -> received", |run| run.due_to_receipt),
+            ("due -> COMMIT", |run| run.due_to_commit),
+        ] {
+            let row = row(&of.iter().map(|run| figure(run)).collect::<Vec<_>>());
+            text += &format!("| {rate} | {binary} | {name} | {row} |\n");
+        }
+    }
+    text += "\n| tx/s | binary | Kafka tx/s | relay cores | walsender cores | broker cores | other cores | relay MiB |\n\
+             | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+    for (rate, binary, of) in &groups {
+        let spread =
+            |figure: fn(&Run) -> Option<f64>, decimals| cell(of.iter().map(|run| figure(run)), 1.0, decimals);
+        text += &format!(
+            "| {rate} | {binary} | {} | {} | {} | {} | {} | {} |\n",
+            spread(|run| run.kafka_commits_per_second, 0),
+            spread(|run| Some(run.relay_cores), 3),
+            spread(|run| Some(run.walsender_cores), 3),
+            spread(|run| Some(run.broker_cores), 3),
+            spread(|run| Some(run.other_cores), 2),
+            spread(|run| run.relay_memory_peak_bytes.map(|bytes| (bytes >> 20) as f64), 0),
         );
-        let rate = run.rate;
-        text += &format!("| {rate} | **COMMIT -> received** | {} | {costs} |\n", row(run.commit_to_receipt));
-        text += &format!("| {rate} | due -> received | {} | | | | | |\n", row(run.due_to_receipt));
-        text += &format!("| {rate} | due -> COMMIT | {} | | | | | |\n", row(run.due_to_commit));
     }
     text
 }
 
-fn row(percentiles: Percentiles) -> String {
-    let Percentiles { p50, p90, p99, p999, max } = percentiles;
-    format!("{p50:.2} | {p90:.2} | {p99:.2} | {p999:.2} | {max:.2}")
+/// The runs of each rate and binary, in the order in which they were first run.
+fn groups(runs: &[Run]) -> Vec<(u32, &str, Vec<&Run>)> {
+    let mut groups: Vec<(u32, &str, Vec<&Run>)> = Vec::new();
+    for run in runs {
+        match groups.iter_mut().find(|(rate, binary, _)| (*rate, *binary) == (run.rate, &run.binary)) {
+            Some((.., of)) => of.push(run),
+            None => groups.push((run.rate, &run.binary, vec![run])),
+        }
+    }
+    groups
+}
+
+fn row(of: &[Percentiles]) -> String {
+    let spread = |figure: fn(&Percentiles) -> f64| cell(of.iter().map(|run| Some(figure(run))), 1.0, 2);
+    let cells =
+        [spread(|p| p.p50), spread(|p| p.p90), spread(|p| p.p99), spread(|p| p.p999), spread(|p| p.max)];
+    cells.join(" | ")
 }
 
 #[cfg(test)]
