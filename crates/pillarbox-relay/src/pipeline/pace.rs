@@ -40,7 +40,7 @@ const HOT_WINDOW: Duration = Duration::from_millis(5);
 /// An old stream cools only over this long.
 const COOL_WINDOW: Duration = Duration::from_millis(50);
 /// The reader's pause in a backlog: long enough that the walsender sends many rows per wake-up.
-pub const HOT_PAUSE: Duration = Duration::from_micros(150);
+pub const HOT_PAUSE: Duration = Duration::from_micros(250);
 /// Sealed sets beyond this many wait for the sink; more events join the filling one meanwhile.
 pub const SEALED_AHEAD_MAX: usize = 2;
 
