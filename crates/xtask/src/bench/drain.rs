@@ -1,12 +1,13 @@
 //! `bench drain` and `bench transaction`: how fast a backlog leaves the WAL, beside `pg_recvlogical` on the same WAL.
 //!
 //! ```text
-//! setup N pipelines, base slot -> fill once -> per round: pg_recvlogical | pillarbox, in turns -> read back, compare
+//! setup N pipelines, base slot -> fill once -> per round: pg_recvlogical | each binary, in turns -> read back, compare
 //! ```
 //! A run counts only if the destination holds every row once and in order. Must never time the reading back.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -45,6 +46,9 @@ pub(crate) struct Options {
     /// Only one of the arms
     #[arg(long)]
     only: Option<Arm>,
+    /// Another binary, measured in turns with this tree's: what a change brings. May be given several times
+    #[arg(long, value_name = "PATH")]
+    against: Vec<PathBuf>,
 }
 
 /// Options of `bench transaction`.
@@ -95,8 +99,16 @@ struct Result {
     rows_per_transaction: u64,
     wal_bytes: u64,
     baseline: Vec<baseline::Run>,
-    pillarbox: Vec<RelayRun>,
-    /// Pillarbox against `pg_recvlogical` of the same round.
+    relays: Vec<Measured>,
+}
+
+/// The runs of one binary.
+#[derive(Debug, Serialize)]
+struct Measured {
+    /// "this tree", or the name of its file.
+    binary: String,
+    runs: Vec<RelayRun>,
+    /// Against `pg_recvlogical` of the same round.
     ratio: Option<Spread>,
 }
 
@@ -112,49 +124,63 @@ pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
 /// Runs `bench transaction`: a drain of one source transaction.
 pub(crate) fn run_transaction(options: &TransactionOptions, common: &Common) -> anyhow::Result<()> {
     let TransactionOptions { rows, rounds } = *options;
-    measure(&Options { rows, rows_per_transaction: rows, rounds, only: None }, common, "transaction")
+    measure(
+        &Options { rows, rows_per_transaction: rows, rounds, only: None, against: Vec::new() },
+        common,
+        "transaction",
+    )
 }
 
 fn measure(options: &Options, common: &Common, name: &str) -> anyhow::Result<()> {
     let with = |arm: Arm| options.only.is_none_or(|only| only == arm);
-    let binary = with(Arm::Pillarbox).then(relay::build).transpose()?;
+    let binaries = if with(Arm::Pillarbox) { relay::binaries(&options.against)? } else { Vec::new() };
     let dir = open_dir()?;
     let mut servers = Servers::start(common.postgres)?;
     if with(Arm::Baseline) {
         baseline::prepare(&servers)?;
     }
     let mut pipelines = Vec::new();
-    for round in 1..=binary.as_ref().map_or(0, |_| options.rounds) {
-        let path = binary.as_deref().context("no binary")?;
-        let pipeline = Pipeline::new(&servers, path, dir.path(), &format!("bench{round}"), 1)?;
-        pipeline.setup(&mut servers)?;
-        pipelines.push(pipeline);
+    for round in 1..=options.rounds {
+        for (turn, (_, binary)) in binaries.iter().enumerate() {
+            let pipeline = Pipeline::new(&servers, binary, dir.path(), &format!("bench{round}_{turn}"), 1)?;
+            pipeline.setup(&mut servers)?;
+            pipelines.push(pipeline);
+        }
     }
     let backlog = load::fill(&servers, options.rows, options.rows_per_transaction)?;
+    let measured = |(binary, _)| Measured { binary, runs: Vec::new(), ratio: None };
     let mut result = Result {
         rows: backlog.rows,
         rows_per_transaction: options.rows_per_transaction,
         wal_bytes: backlog.wal_bytes,
         baseline: Vec::new(),
-        pillarbox: Vec::new(),
-        ratio: None,
+        relays: binaries.into_iter().map(measured).collect(),
     };
+    let mut pipelines = pipelines.iter();
     for round in 1..=options.rounds {
         for arm in turn(round).into_iter().filter(|arm| with(*arm)) {
-            let load = wait_quiet(Duration::from_secs(common.quiet_wait));
-            eprintln!("bench: round {round}, {arm:?}; others use {load:.2} cores");
-            match arm {
-                Arm::Baseline => result.baseline.push(baseline::run(&servers, &backlog, round, dir.path())?),
-                Arm::Pillarbox => {
-                    let pipeline = &pipelines[round as usize - 1];
-                    result.pillarbox.push(drain(&servers, pipeline, &backlog)?);
-                }
+            if arm == Arm::Baseline {
+                quiet(common, round, "pg_recvlogical");
+                result.baseline.push(baseline::run(&servers, &backlog, round, dir.path())?);
+                continue;
+            }
+            for measured in &mut result.relays {
+                quiet(common, round, &measured.binary);
+                let pipeline = pipelines.next().context("a pipeline for each run")?;
+                measured.runs.push(drain(&servers, pipeline, &backlog)?);
             }
         }
     }
-    result.ratio =
-        Spread::of(result.pillarbox.iter().zip(&result.baseline).map(|(ours, base)| ours.rate / base.rate));
-    report::write(common, name, &servers.versions, &result, &markdown(&result))
+    for measured in &mut result.relays {
+        let runs = measured.runs.iter().zip(&result.baseline);
+        measured.ratio = Spread::of(runs.map(|(ours, base)| ours.rate / base.rate));
+    }
+    report::write(common, name, &servers.versions, &result, &markdown(&result, options.rounds))
+}
+
+fn quiet(common: &Common, round: u32, what: &str) {
+    let load = wait_quiet(Duration::from_secs(common.quiet_wait));
+    eprintln!("bench: round {round}, {what}; others use {load:.2} cores");
 }
 
 /// The arms take turns in going first.
@@ -241,53 +267,48 @@ fn evaluate(
     })
 }
 
-fn markdown(result: &Result) -> String {
-    let Result { rows, rows_per_transaction, wal_bytes, baseline, pillarbox, ratio } = result;
+fn markdown(result: &Result, rounds: u32) -> String {
+    let Result { rows, rows_per_transaction, wal_bytes, baseline, relays } = result;
+    let per_event = 1.0 / 1e6 * *rows as f64;
     let base = |get: fn(&baseline::Run) -> f64, unit, decimals| {
         cell(baseline.iter().map(|run| Some(get(run))), unit, decimals)
     };
-    let ours =
-        |get: fn(&RelayRun) -> Option<f64>, unit, decimals| cell(pillarbox.iter().map(get), unit, decimals);
-    let per_event = 1.0 / 1e6 * *rows as f64;
-    let ended = pillarbox.iter().filter(|run| run.ended_in_order).count();
+    let ours = |get: fn(&RelayRun) -> Option<f64>, unit, decimals| {
+        let cells = relays.iter().map(|relay| cell(relay.runs.iter().map(get), unit, decimals));
+        cells.collect::<Vec<_>>().join(" | ")
+    };
+    let each = |get: &dyn Fn(&Measured) -> String| relays.iter().map(get).collect::<Vec<_>>().join(" | ");
+    let none = || "-".to_owned();
+    let ended = |relay: &Measured| relay.runs.iter().filter(|run| run.ended_in_order).count().to_string();
+    let ratio =
+        |relay: &Measured| relay.ratio.map_or_else(none, |ratio| format!("**{}**", ratio.text(1.0, 2)));
+    let rate = ("rows/s, process start to last row, thousands", base(|r| r.rate, 1e3, 1));
+    let client = ("client CPU, us per event", base(|r| r.client_cpu_s, per_event, 2));
+    let walsender = ("walsender CPU, us per event", base(|r| r.walsender_cpu_s, per_event, 2));
+    let others = ("CPU of others, cores", base(|r| r.foreign_cores, 1.0, 2));
+    let memory = |r: &RelayRun| r.relay_memory_peak_bytes.map(|bytes| bytes as f64);
     let lines = [
-        (
-            "rows/s, process start to last row, thousands",
-            base(|r| r.rate, 1e3, 1),
-            ours(|r| Some(r.rate), 1e3, 1),
-        ),
-        ("rows/s from the first commit, thousands", "-".into(), ours(|r| r.rate_from_first_commit, 1e3, 1)),
-        ("process start to first commit, s", "-".into(), ours(|r| Some(r.first_commit_seconds), 1.0, 2)),
-        (
-            "client CPU, us per event",
-            base(|r| r.client_cpu_s, per_event, 2),
-            ours(|r| Some(r.relay_cpu_us_per_event), 1.0, 2),
-        ),
-        (
-            "walsender CPU, us per event",
-            base(|r| r.walsender_cpu_s, per_event, 2),
-            ours(|r| Some(r.walsender_cpu_s), per_event, 2),
-        ),
-        ("broker CPU, us per event", "-".into(), ours(|r| Some(r.broker_cpu_s), per_event, 2)),
-        (
-            "peak resident memory, MiB",
-            "-".into(),
-            ours(|r| r.relay_memory_peak_bytes.map(|b| b as f64), 1048576.0, 1),
-        ),
-        ("Kafka transactions", "-".into(), ours(|r| r.kafka_commits.map(|n| n as f64), 1.0, 0)),
-        ("ended in order after SIGTERM, runs", "-".into(), ended.to_string()),
-        ("CPU of others, cores", base(|r| r.foreign_cores, 1.0, 2), ours(|r| Some(r.foreign_cores), 1.0, 2)),
+        (rate, ours(|r| Some(r.rate), 1e3, 1)),
+        (("the same against pg_recvlogical in its round", none()), each(&ratio)),
+        (("rows/s from the first commit, thousands", none()), ours(|r| r.rate_from_first_commit, 1e3, 1)),
+        (("process start to first commit, s", none()), ours(|r| Some(r.first_commit_seconds), 1.0, 2)),
+        (client, ours(|r| Some(r.relay_cpu_us_per_event), 1.0, 2)),
+        (walsender, ours(|r| Some(r.walsender_cpu_s), per_event, 2)),
+        (("broker CPU, us per event", none()), ours(|r| Some(r.broker_cpu_s), per_event, 2)),
+        (("peak resident memory, MiB", none()), ours(memory, 1048576.0, 1)),
+        (("Kafka transactions", none()), ours(|r| r.kafka_commits.map(|n| n as f64), 1.0, 0)),
+        (("ended in order after SIGTERM, runs", none()), each(&ended)),
+        (others, ours(|r| Some(r.foreign_cores), 1.0, 2)),
     ];
     let table: String =
-        lines.iter().map(|(what, base, ours)| format!("| {what} | {base} | {ours} |\n")).collect();
-    let ratio = ratio.map_or("-".into(), |ratio| ratio.text(1.0, 2));
+        lines.iter().map(|((what, base), ours)| format!("| {what} | {base} | {ours} |\n")).collect();
     format!(
-        "Backlog of {rows} rows, {rows_per_transaction} a transaction, {} MB of WAL; median (min-max) of {} runs, arms in \
-         turns. The relay's topic was read back after every run: each row once, in commit order.\n\n\
-         | | pg_recvlogical to null | pillarbox into Kafka |\n| --- | --- | --- |\n{table}\n\
-         pillarbox / pg_recvlogical, process start to last row: **{ratio}**\n",
+        "Backlog of {rows} rows, {rows_per_transaction} a transaction, {} MB of WAL; median (min-max) of {rounds} runs, arms \
+         in turns. The topic was read back after every run of a relay: each row once, in commit order.\n\n\
+         | | pg_recvlogical to null | {} |\n| --- | --- |{}\n{table}",
         wal_bytes >> 20,
-        baseline.len().max(pillarbox.len()),
+        each(&|relay| format!("pillarbox into Kafka, {}", relay.binary)),
+        " --- |".repeat(relays.len()),
     )
 }
 

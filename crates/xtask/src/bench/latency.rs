@@ -8,16 +8,16 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::costs::{Costs, Watch};
 use crate::load::Schedule;
 use crate::machine::wait_quiet;
+use crate::picture::{self, Curve};
 use crate::relay::{self, Pipeline, Relay};
 use crate::servers::{DATABASE, Servers};
-use crate::statistics::cell;
+use crate::statistics::{Spread, cell};
 use crate::stream::Stream;
 use crate::{Common, drain, process, report};
 
@@ -90,7 +90,7 @@ pub(crate) struct Window {
 
 /// Runs `bench latency`.
 pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
-    let binaries = binaries(options)?;
+    let binaries = relay::binaries(&options.against)?;
     let dir = drain::open_dir()?;
     let mut servers = Servers::start(common.postgres)?;
     let mut runs = Vec::new();
@@ -111,18 +111,21 @@ pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
             }
         }
     }
-    report::write(common, "latency", &servers.versions, &runs, &markdown(&runs, options))
+    report::write(common, "latency", &servers.versions, &runs, &markdown(&runs, options))?;
+    report::picture(common, "latency", &drawn(&runs))
 }
 
-/// What is measured, and how it is called.
-fn binaries(options: &Options) -> anyhow::Result<Vec<(String, PathBuf)>> {
-    let mut binaries = vec![("this tree".to_owned(), relay::build()?)];
-    for path in &options.against {
-        let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        binaries.push((name, path));
-    }
-    Ok(binaries)
+/// The curve of this tree: what an event waits at which load.
+fn drawn(runs: &[Run]) -> String {
+    let groups: Vec<_> =
+        groups(runs).into_iter().filter(|(_, binary, _)| *binary == runs[0].binary).collect();
+    let places: Vec<String> = groups.iter().map(|(rate, ..)| format!("{rate}/s")).collect();
+    let curve = |name: &str, figure: fn(&Percentiles) -> f64| {
+        let of = |runs: &[&Run]| Spread::of(runs.iter().map(|run| figure(&run.commit_to_receipt)));
+        (name.to_owned(), groups.iter().filter_map(|(.., runs)| of(runs)).collect())
+    };
+    let curves: [Curve; 2] = [curve("p50", |p| p.p50), curve("p90", |p| p.p90)];
+    picture::curves("COMMIT -> received, ms, by transactions a second", &places, &curves)
 }
 
 fn measure(servers: &Servers, pipeline: &Pipeline, rate: u32, options: &Options) -> anyhow::Result<Run> {

@@ -20,6 +20,7 @@ mod limits;
 mod load;
 mod machine;
 mod peers;
+mod picture;
 mod process;
 mod relay;
 mod report;

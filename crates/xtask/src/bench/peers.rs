@@ -12,7 +12,6 @@ mod debezium;
 mod drain;
 mod lane;
 mod mq_bridge;
-mod picture;
 mod steady;
 mod table;
 
@@ -28,7 +27,7 @@ use self::lane::Lane;
 use crate::drain::open_dir;
 use crate::machine::wait_quiet;
 use crate::servers::Servers;
-use crate::{Common, baseline, load, relay, report};
+use crate::{Common, baseline, load, picture, relay, report};
 
 /// What the peers decode by; `pg_recvlogical` has a publication of its own, with the same content.
 const PUBLICATION: &str = "bench_peers";

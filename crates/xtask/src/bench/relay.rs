@@ -39,6 +39,17 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
     Ok(target.join("release/pillarbox"))
 }
 
+/// What is measured and how it is called: the binary of this tree, and others in turns with it.
+pub(crate) fn binaries(against: &[PathBuf]) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    let mut binaries = vec![("this tree".to_owned(), build()?)];
+    for path in against {
+        let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        binaries.push((name, path));
+    }
+    Ok(binaries)
+}
+
 /// A pipeline: its name, topic and configuration file.
 #[derive(Debug, Clone)]
 pub(crate) struct Pipeline {

@@ -2,9 +2,9 @@
 
 use super::arm::Arm;
 use super::drain::Run;
-use super::picture::Bar;
 use super::steady::{Idle, Latency};
 use crate::load::Backlog;
+use crate::picture::Bar;
 use crate::statistics::{Spread, cell};
 
 const MIB: f64 = 1048576.0;
