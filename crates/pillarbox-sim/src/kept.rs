@@ -23,8 +23,8 @@ pub(crate) const KEPT: &[Kept] = &[
         mistake: Mistake::FactsNotRefreshed,
     },
     Kept {
-        seed: 3205,
-        mode: Mode::Liveness,
+        seed: 12522,
+        mode: Mode::Safety,
         why: "a relay got the slot from another that had gone on with it since the first look, and missed its landmark",
         mistake: Mistake::FactsBeforeSlot,
     },
