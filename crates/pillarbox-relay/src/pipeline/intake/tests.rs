@@ -14,6 +14,7 @@ use super::{CommittedSet, Intake, Now, SETS_MAX, SealedSet, Taken, UpdatesSeen};
 use crate::config::{Compression, Config, Kafka, Outbox, Postgres, TableName, Topics, Transaction, Updates};
 use crate::decode::tests::{begin, commit, delete, insert, message, relation, update};
 use crate::error::Code;
+use crate::pipeline::pace::Due;
 use crate::position::checkpoint::{PositionRecord, Table, VERSION};
 use crate::position::recognition::Recognition;
 use crate::route::{Topic, TopicLimits};
@@ -124,8 +125,12 @@ fn feed(intake: &mut Intake, frames: &[Vec<u8>]) {
 }
 
 fn give_back(intake: &mut Intake, set: SealedSet) {
+    give_back_at(intake, set, T0);
+}
+
+fn give_back_at(intake: &mut Intake, set: SealedSet, now: Now) {
     let buffers = set.batches.into_iter().map(|batch| Vec::from(batch.bytes)).collect();
-    intake.committed(CommittedSet { end: set.end, bytes: set.bytes, buffers }, T0);
+    intake.committed(CommittedSet { end: set.end, bytes: set.bytes, buffers }, now);
 }
 
 fn records(set: &SealedSet) -> u32 {
@@ -152,6 +157,20 @@ fn a_quiet_pipeline_seals_its_first_transaction_at_once() {
         give_back(&mut intake, set);
     }
     assert_eq!(intake.confirmed(), Lsn(108));
+}
+
+#[test]
+fn what_a_commit_took_spaces_the_next_one() {
+    let mut intake = intake(&first(), Transaction::default());
+    feed(&mut intake, &[outbox(), begin(100), row("a", Some("{}")), commit(100, 108)]);
+    intake.pace(T0);
+    let set = intake.take_sealed().pop().expect("sealed at once");
+    give_back_at(&mut intake, set, later(6));
+    feed(&mut intake, &[begin(200), row("b", Some("{}")), commit(200, 208)]);
+    assert_eq!(intake.pace(later(5)), Due::At(later(6).monotonic));
+    assert!(intake.take_sealed().is_empty());
+    intake.pace(later(6));
+    assert_eq!(intake.take_sealed().len(), 1);
 }
 
 #[test]
