@@ -112,7 +112,8 @@ pub(crate) fn acquire(
 /// The `first` connection asks, the one that saw the slot free. A server that crashes ends every session, so one that
 /// still answers has not crashed since, and the slot has not fallen back: its position is where the stream began, even
 /// where the stream has ended by now. (Postgres 15-17 refuse to decode what a missing publication should publish, a
-/// moment after the frames before it.) Where another client has the slot, ours is over, and that one goes on.
+/// moment after the frames before it.) Where another client has the slot, ours is over: going on would be safe, but
+/// fence that one for nothing.
 fn owned(
     config: &Config,
     before: &SourceFacts,
