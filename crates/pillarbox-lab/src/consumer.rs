@@ -18,14 +18,19 @@ use crate::history::{Observed, ValueHash};
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// How long one poll waits: only how often a deadline is looked at, records end it at once.
 const POLL_MAX: Duration = Duration::from_millis(200);
+/// Longest wait for markers. A transaction that nobody ends stays open for longer.
+const MARKERS_MAX: Duration = Duration::from_secs(10);
+/// How often they are looked for.
+const MARKERS_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Reads all partitions of these topics from their begin to their current end (the last stable offset: an open
-/// transaction hides what follows). In offset order within each partition. Fails if that takes longer
-/// than `timeout`, or a topic does not exist.
+/// transaction hides what follows; those that are being ended are waited for). In offset order within each partition. Fails
+/// if that takes longer than `timeout`, or a topic does not exist.
 pub fn read_to_end(bootstrap: &str, topics: &[String], timeout: Duration) -> Result<Vec<Observed>, LabError> {
     let deadline = Instant::now() + timeout;
     let mut records = Vec::new();
     for topic in topics {
+        await_markers(bootstrap, topic)?;
         read_topic(bootstrap, topic, deadline, &mut records)?;
     }
     Ok(records)
@@ -50,6 +55,25 @@ fn read_topic(
             Some(Err(error)) if is_outage(&error) => {}
             Some(Err(error)) => return Err(failed("read", topic, &error)),
             None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Waits until all that a topic holds now is visible to `read_committed`, for ten seconds at most. Kafka says that a
+/// transaction is committed before its markers are written: whoever reads at once may not see the last of it.
+pub fn await_markers(bootstrap: &str, topic: &str) -> Result<(), LabError> {
+    let deadline = Instant::now() + MARKERS_MAX;
+    let (all, committed) = (reader(bootstrap, "read_uncommitted")?, consumer(bootstrap)?);
+    let end = |consumer: &BaseConsumer, partition| {
+        consumer.fetch_watermarks(topic, partition, MARKERS_MAX).map(|(_, end)| end)
+    };
+    for partition in partitions(&all, topic)? {
+        // A leader that is away is the reader's business.
+        let Ok(written) = end(&all, partition) else { continue };
+        while Instant::now() < deadline && !end(&committed, partition).is_ok_and(|visible| visible >= written)
+        {
+            std::thread::sleep(MARKERS_INTERVAL);
         }
     }
     Ok(())
@@ -114,14 +138,19 @@ impl Tail {
     }
 }
 
-/// A consumer without a group's life: it is assigned partitions, never subscribed.
+/// A consumer of committed records.
 fn consumer(bootstrap: &str) -> Result<BaseConsumer, LabError> {
+    reader(bootstrap, "read_committed")
+}
+
+/// A consumer without a group's life: it is assigned partitions, never subscribed.
+fn reader(bootstrap: &str, isolation: &str) -> Result<BaseConsumer, LabError> {
     ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         // Required by librdkafka even so.
         .set("group.id", "pillarbox-lab")
         .set("enable.auto.commit", "false")
-        .set("isolation.level", "read_committed")
+        .set("isolation.level", isolation)
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "error")
         .set("check.crcs", "true")

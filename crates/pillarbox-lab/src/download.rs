@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use crate::cache::{self, Progress};
 use crate::{LabError, error};
@@ -16,6 +17,9 @@ use crate::{LabError, error};
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 /// The log binding: the same line as the `slf4j-api` that Kafka 3.9 to 4.3 brings.
 const SLF4J: &str = "1.7.36";
+/// How often a download is tried, and the pause between.
+const ATTEMPTS: u32 = 3;
+const ATTEMPT_PAUSE: Duration = Duration::from_secs(5);
 /// Points at the `bin` folder of an installed Postgres, used instead of a download.
 pub const PG_BIN_VARIABLE: &str = "PILLARBOX_LAB_PG_BIN";
 
@@ -117,8 +121,18 @@ fn pom(artifacts: &[(&str, &str, &str)]) -> String {
     )
 }
 
-/// Runs one goal of the dependency plugin in `dir`.
+/// Runs one goal of the dependency plugin in `dir`; again where a repository did not answer.
 fn maven(goal: &str, options: &[String], dir: &Path, wanted: &str) -> Result<(), LabError> {
+    for _ in 1..ATTEMPTS {
+        match attempt(goal, options, dir, wanted) {
+            Err(LabError::Download { .. }) => std::thread::sleep(ATTEMPT_PAUSE),
+            other => return other,
+        }
+    }
+    attempt(goal, options, dir, wanted)
+}
+
+fn attempt(goal: &str, options: &[String], dir: &Path, wanted: &str) -> Result<(), LabError> {
     let output = Command::new("mvn")
         .args(["-q", "-B", "-Dstyle.color=never", &format!("{PLUGIN}:{goal}")])
         .args(options)

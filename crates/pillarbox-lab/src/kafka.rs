@@ -101,7 +101,9 @@ impl Kafka {
         expected.sort_unstable();
         for broker in self.brokers.iter_mut() {
             let Some(process) = broker.process.as_mut() else { continue };
-            while !(sees(broker.ports.broker, &expected) && broker.ports.listeners.iter().all(listens)) {
+            while !(sees(broker.ports.broker, &self.setup.cluster_id, &expected)
+                && broker.ports.listeners.iter().all(listens))
+            {
                 if process.wait(LOOK_EVERY)?.is_some() || Instant::now() > deadline {
                     return Err(process.not_ready(READY_MAX));
                 }
@@ -297,9 +299,13 @@ fn listens(port: &u16) -> bool {
     TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok()
 }
 
-/// True if the broker on this port answers and lists exactly these brokers as alive.
-fn sees(port: u16, expected: &[i32]) -> bool {
+/// True if the broker on this port is of this cluster, not of another that was given the same port, and lists exactly
+/// these brokers as alive.
+fn sees(port: u16, cluster_id: &str, expected: &[i32]) -> bool {
     rpc::metadata(port, false).is_ok_and(|m| {
+        if m.cluster_id.as_ref().is_none_or(|found| found.as_str() != cluster_id) {
+            return false;
+        }
         let mut alive: Vec<i32> = m.brokers.iter().map(|b| *b.node_id).collect();
         alive.sort_unstable();
         alive == expected

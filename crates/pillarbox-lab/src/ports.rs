@@ -1,11 +1,14 @@
 //! Free TCP ports on loopback, outside the range from which the kernel gives ports to clients: a server that
 //! is down for a moment would find its port taken by some connection. A port is free when it was looked at,
-//! not for ever: callers that start a server on it try again with another when the server says it is taken.
+//! not for ever: callers that start a server on it try again with another when the server says it is taken. A process is
+//! given no port twice: a server of it that is down for a moment finds its port free.
 
+use std::collections::HashSet;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use crate::LabError;
 
@@ -20,15 +23,20 @@ const RANGE_MIN: u16 = 4_000;
 /// Where Linux begins to give ports to clients unless it says otherwise.
 const CLIENTS_FIRST: u16 = 32_768;
 
+/// Those that this process was given.
+static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+
 /// `count` different ports nobody listens on at this moment, on 127.0.0.1.
 pub fn free(count: usize) -> Result<Vec<u16>, LabError> {
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     let held = match servers(clients_first()) {
-        Some(range) => listen_within(&range, count),
+        Some(range) => listen_within(&range, &given, count),
         None => Vec::new(),
     };
-    let held = if held.len() == count { held } else { listen_anywhere(count)? };
-    let port = |listener: &TcpListener| Ok(listener.local_addr()?.port());
-    held.iter().map(port).collect::<Result<_, _>>().map_err(LabError::io("bind", "127.0.0.1:0"))
+    let held = if held.len() == count { held } else { listen_anywhere(&given, count)? };
+    let ports: Vec<u16> = held.iter().map(port).collect();
+    given.extend(&ports);
+    Ok(ports)
 }
 
 /// The ports that no client gets, where that leaves enough of them.
@@ -42,16 +50,26 @@ fn clients_first() -> u16 {
 }
 
 /// Up to `count` listeners, from a random port on: tests that run at once look in different places.
-fn listen_within(range: &Range<u16>, count: usize) -> Vec<TcpListener> {
+fn listen_within(range: &Range<u16>, given: &HashSet<u16>, count: usize) -> Vec<TcpListener> {
     let length = u64::from(range.end - range.start);
     let begin = range.start + u16::try_from(RandomState::new().hash_one(()) % length).unwrap_or(0);
-    let ports = (begin..range.end).chain(range.start..begin);
+    let ports = (begin..range.end).chain(range.start..begin).filter(|port| !given.contains(port));
     ports.filter_map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()).take(count).collect()
 }
 
-fn listen_anywhere(count: usize) -> Result<Vec<TcpListener>, LabError> {
-    let bind = |_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    (0..count).map(bind).collect::<Result<_, _>>().map_err(LabError::io("bind", "127.0.0.1:0"))
+fn listen_anywhere(given: &HashSet<u16>, count: usize) -> Result<Vec<TcpListener>, LabError> {
+    // What is held is not offered again.
+    let (mut held, mut others) = (Vec::new(), Vec::new());
+    while held.len() < count {
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(LabError::io("bind", "127.0.0.1:0"))?;
+        if given.contains(&port(&listener)) { others.push(listener) } else { held.push(listener) }
+    }
+    Ok(held)
+}
+
+fn port(listener: &TcpListener) -> u16 {
+    listener.local_addr().map_or(0, |address| address.port())
 }
 
 #[cfg(test)]
@@ -64,6 +82,13 @@ mod tests {
         ports.sort_unstable();
         ports.dedup();
         assert_eq!(ports.len(), 16);
+    }
+
+    #[test]
+    fn no_port_is_given_twice() {
+        // Runs of 16 that begin anywhere: by chance some would meet.
+        let given: HashSet<u16> = (0..100).flat_map(|_| free(16).expect("ports")).collect();
+        assert_eq!(given.len(), 1_600);
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl Proxy {
         self.shared.blow(kinds, Blow::Finish(direction))
     }
 
-    /// Flips the bits of one byte, in the middle of the next message, on each connection; gives on how many.
+    /// Flips the bits of one byte of the next message on each connection; gives on how many.
     pub fn corrupt(&self, kinds: &[Kind], direction: Direction) -> usize {
         self.shared.blow(kinds, Blow::Corrupt(direction))
     }

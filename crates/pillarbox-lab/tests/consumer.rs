@@ -13,6 +13,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// Writes these ids in one transaction, and ends it as told.
 fn write(producer: &BaseProducer, ids: std::ops::Range<u32>, commit: bool) {
+    send(producer, ids);
+    let end = if commit { producer.commit_transaction(LIMIT) } else { producer.abort_transaction(LIMIT) };
+    end.expect("ended");
+}
+
+/// Writes these ids in a transaction.
+fn send(producer: &BaseProducer, ids: std::ops::Range<u32>) {
     producer.begin_transaction().expect("begun");
     for id in ids {
         let text = id.to_string();
@@ -21,8 +28,6 @@ fn write(producer: &BaseProducer, ids: std::ops::Range<u32>, commit: bool) {
         producer.send(record).expect("queued");
     }
     producer.flush(LIMIT).expect("acknowledged");
-    let end = if commit { producer.commit_transaction(LIMIT) } else { producer.abort_transaction(LIMIT) };
-    end.expect("ended");
 }
 
 #[test]
@@ -38,8 +43,8 @@ fn only_what_was_committed_is_read() -> Result<(), LabError> {
         .expect("a producer");
     producer.init_transactions(LIMIT).expect("fenced");
     write(&producer, 0..50, true);
-    // A commit is answered before it is visible; the tail begins behind what is.
-    while read_to_end(&kafka.bootstrap(), &topics, LIMIT)?.len() < 50 {}
+    // Also what is visible later than it was written.
+    assert_eq!(read_to_end(&kafka.bootstrap(), &topics, LIMIT)?.len(), 50);
     let mut tail = Tail::start(&kafka.bootstrap(), &topics)?;
     write(&producer, 50..70, false);
     let before = SystemTime::now();
@@ -58,6 +63,19 @@ fn only_what_was_committed_is_read() -> Result<(), LabError> {
         assert!(received.at >= before);
     }
     assert!(tail.next(Duration::from_millis(300))?.is_none());
+
+    // What is open for a moment is waited for, as markers are.
+    let read = std::thread::scope(|scope| {
+        send(&producer, 100..110);
+        let ended = scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(500));
+            producer.commit_transaction(LIMIT).expect("ended");
+        });
+        let read = read_to_end(&kafka.bootstrap(), &topics, LIMIT);
+        ended.join().expect("no panic");
+        read
+    })?;
+    assert_eq!(read.len(), 90);
     assert!(read_to_end(&kafka.bootstrap(), &["missing".to_owned()], LIMIT).is_err());
     Ok(())
 }

@@ -51,7 +51,7 @@ async fn a_killed_session_leaves_nothing<D: Driver>() {
     let mut tx = driver.begin().await;
     let pid = D::pid(&mut tx).await;
     apply::<D>(&mut tx, &Sent::in_order(1)).await;
-    assert_eq!(site.one(&format!("SELECT pg_terminate_backend({pid}, 5000)")), "t");
+    assert_eq!(site.one(&format!("SELECT pg_terminate_backend({pid}, 60000)")), "t");
     assert!(!D::commit(tx).await);
     assert_eq!(site.effects(), Vec::<String>::new());
     let mut next = D::connect(&site.url()).await;

@@ -78,7 +78,7 @@ async fn told<D: Driver, L: Listener>(site: &Site<'_>, mut waiter: Waiter<L>) {
             }
         });
         assert!(waited, "sequence {sequence}");
-        assert!(wait(&mut waiter, sequence, Duration::from_secs(5)).await, "it was applied before");
+        assert!(wait(&mut waiter, sequence, Duration::from_secs(60)).await, "it was applied before");
     }
     let left = site.one(
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = \

@@ -56,7 +56,7 @@ pub enum Action {
     Hold,
     /// Its connection is reset; it goes no further.
     Reset,
-    /// The byte in its middle is altered.
+    /// A byte is altered: 16 before its end, or in the middle of what is shorter than 64.
     Corrupt,
 }
 
