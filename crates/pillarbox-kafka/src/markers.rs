@@ -15,7 +15,7 @@
 //! | --- | --- | --- |
 //! | `CompleteCommit`, epoch `e + 1` | exactly that transaction | the marker is written: commit |
 //! | `CompleteAbort`, epoch `e + 1` | exactly that transaction | the marker is written: abort |
-//! | `Prepare...` | a transaction that is ending | waited for |
+//! | `Prepare...`, epoch `e + 1` | exactly that transaction | waited for, then reported: decided, its markers are under way |
 //! | `Ongoing`, epoch `e`; anything at epochs up to `e` | a transaction under way, or begun since we asked | nothing |
 //! | anything else | a transaction whose outcome nobody remembers | reported, never guessed |
 //!
@@ -30,6 +30,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::describe_producers_response::{PartitionResponse, ProducerState};
 use kafka_protocol::messages::write_txn_markers_request::{WritableTxnMarker, WritableTxnMarkerTopic};
@@ -43,8 +44,10 @@ use crate::admin::{leader_of, text, topic_name};
 use crate::cluster::Cluster;
 use crate::error::{Error, ErrorCode};
 
-/// How long a transaction may be ending, and a partition without an answering leader.
-const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a transaction may be ending, and a partition without an answering leader. Markers of 500 new partitions took
+/// 10 to 20 s on a busy disk (Kafka 4.3.1 writes them one after another); a relay that holds its slot has less patience,
+/// and must be told before that ends.
+const SETTLE_LIMIT: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// How a transaction ended.
@@ -74,6 +77,9 @@ pub struct Open {
 pub struct Report {
     /// Lost markers that are written now.
     pub written: Vec<(Open, Ending)>,
+    /// Decided transactions whose markers the coordinator is still writing: they end by themselves. Never to be ended by
+    /// anybody else.
+    pub ending: Vec<Open>,
     /// Open transactions whose outcome nobody remembers.
     pub unknown: Vec<Open>,
     /// Topics that may not be looked at: Read is missing.
@@ -103,6 +109,7 @@ pub async fn restore(cluster: &Cluster, ids: &[String], topics: &[(String, u32)]
             };
             match judge(last.state, last.epoch, producer.producer_epoch, raised) {
                 Verdict::UnderWay => {}
+                Verdict::Ending => report.ending.push(open),
                 Verdict::Unknown => report.unknown.push(open),
                 Verdict::Lost(ending) => lost.push((open, ending, producer)),
             }
@@ -154,6 +161,8 @@ impl State {
 pub enum Verdict {
     /// Under way.
     UnderWay,
+    /// Decided, its marker is on its way.
+    Ending,
     /// Over, and its marker is lost.
     Lost(Ending),
     /// Nobody remembers its outcome.
@@ -165,6 +174,7 @@ pub enum Verdict {
 pub fn judge(state: State, epoch: i32, open_epoch: i32, raised: i32) -> Verdict {
     match state {
         State::Ended(ending) if open_epoch + raised == epoch => Verdict::Lost(ending),
+        State::Ending if open_epoch + raised == epoch => Verdict::Ending,
         _ if open_epoch >= epoch => Verdict::UnderWay,
         _ => Verdict::Unknown,
     }
@@ -172,24 +182,26 @@ pub fn judge(state: State, epoch: i32, open_epoch: i32, raised: i32) -> Verdict 
 
 /// The last transaction of each id, by producer id; ids nobody has used are left out.
 async fn last_transactions(cluster: &Cluster, ids: &[String]) -> Result<HashMap<i64, Last>, Error> {
-    let started = Instant::now();
-    let mut known = HashMap::new();
-    for id in ids {
-        loop {
-            match last_transaction(cluster, id).await {
-                Ok(None) => break,
-                Ok(Some((_, last))) if last.state == State::Ending && started.elapsed() < SETTLE_LIMIT => {}
-                Ok(Some((producer_id, last))) => {
-                    known.insert(producer_id, last);
-                    break;
-                }
-                Err(Error::Api { code, .. }) if code.is_retriable() && started.elapsed() < SETTLE_LIMIT => {}
-                Err(error) => return Err(error),
-            }
-            tokio::time::sleep(PAUSE).await;
+    let limit = Instant::now() + SETTLE_LIMIT;
+    // All at once: far from the brokers, one after another would take a good part of what a start has.
+    let asked = join_all(ids.iter().map(|id| settled_transaction(cluster, id, limit))).await;
+    Ok(asked.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// The last transaction of an id, ended if it does so until `limit`.
+async fn settled_transaction(
+    cluster: &Cluster,
+    id: &str,
+    limit: Instant,
+) -> Result<Option<(i64, Last)>, Error> {
+    loop {
+        match last_transaction(cluster, id).await {
+            Ok(Some((_, last))) if last.state == State::Ending && Instant::now() < limit => {}
+            Err(Error::Api { code, .. }) if code.is_retriable() && Instant::now() < limit => {}
+            found => return found,
         }
+        tokio::time::sleep(PAUSE).await;
     }
-    Ok(known)
 }
 
 async fn last_transaction(cluster: &Cluster, id: &str) -> Result<Option<(i64, Last)>, Error> {
@@ -326,7 +338,12 @@ mod tests {
             ("CompleteCommit", 8, 8, Verdict::UnderWay),
             ("CompleteCommit", 8, 9, Verdict::UnderWay),
             ("Ongoing", 7, 7, Verdict::UnderWay),
-            ("PrepareCommit", 8, 7, Verdict::Unknown),
+            // Decided, and being written: an operator who aborts it tears it.
+            ("PrepareCommit", 8, 7, Verdict::Ending),
+            ("PrepareAbort", 8, 7, Verdict::Ending),
+            ("PrepareEpochFence", 8, 7, Verdict::Ending),
+            ("PrepareCommit", 8, 8, Verdict::UnderWay),
+            ("PrepareCommit", 9, 7, Verdict::Unknown),
             // Another transaction has ended since.
             ("CompleteCommit", 9, 7, Verdict::Unknown),
             ("CompleteAbort", 9, 7, Verdict::Unknown),
@@ -342,6 +359,8 @@ mod tests {
             ("CompleteCommit", 8, 8, Verdict::Lost(Ending::Commit)),
             ("CompleteCommit", 8, 9, Verdict::UnderWay),
             ("CompleteAbort", 9, 8, Verdict::Unknown),
+            ("PrepareCommit", 8, 8, Verdict::Ending),
+            ("PrepareCommit", 9, 8, Verdict::Unknown),
             ("Ongoing", 8, 8, Verdict::UnderWay),
             ("Empty", 9, 8, Verdict::Unknown),
         ];

@@ -41,6 +41,16 @@ impl Lab {
         Producer::init(self.cluster.clone(), producer_config()).await.unwrap()
     }
 
+    /// One that soon gives up waiting for an answer.
+    async fn hasty_producer(&self) -> Producer<u64> {
+        let config = ProducerConfig { request_timeout: Duration::from_millis(500), ..producer_config() };
+        loop {
+            if let Ok(producer) = Producer::init(self.cluster.clone(), config.clone()).await {
+                return producer;
+            }
+        }
+    }
+
     /// Every partition holds exactly transactions `0..count`, in order, for a `read_committed` reader.
     async fn check(&self, count: u64, batches: u32) {
         let expected = self.topics.expected(count, batches);
@@ -100,7 +110,7 @@ impl Lab {
 fn producer_config() -> ProducerConfig {
     ProducerConfig {
         transaction_timeout: Duration::from_secs(20),
-        request_timeout: Duration::from_millis(500),
+        request_timeout: Duration::from_secs(10),
         ..ProducerConfig::new("pillarbox.orders.")
     }
 }
@@ -176,6 +186,9 @@ async fn one_fault_in_the_middle() {
         let lab = Lab::start(1).await;
         let mut producer = lab.producer().await;
         drive(&mut producer, &lab.topics, 0..4, 2).await;
+        if name.contains("never answered") {
+            producer = lab.hasty_producer().await;
+        }
         lab.broker.on_once(api, move |_| control.clone());
         let (_, found) = lab.drive_through(producer, 4..12, 2).await;
         assert_eq!(found, losses, "{name}");

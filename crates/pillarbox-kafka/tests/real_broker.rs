@@ -2,12 +2,12 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pillarbox_kafka::admin::{self, Creation, OffsetOf, TopicSpec};
 use pillarbox_kafka::producer::{LostReason, Outcome, Producer, ProducerConfig};
 use pillarbox_kafka::reader::{PartitionReader, ReaderOptions};
-use pillarbox_kafka::{Cluster, ErrorCode, markers};
+use pillarbox_kafka::{Cluster, Error, ErrorCode, markers};
 use pillarbox_lab::{Kafka, KafkaOptions};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -17,6 +17,10 @@ const CHECKPOINT: &str = "__pillarbox.orders";
 
 /// No read takes longer than this.
 const READ_LIMIT: Duration = Duration::from_secs(60);
+/// How long transactions may take to get through again: a broker restarts meanwhile.
+const GO_ON_LIMIT: Duration = Duration::from_secs(180);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(500);
 
 fn spec(name: &str, partitions: i32, configs: &[(&str, &str)]) -> TopicSpec {
     let configs = configs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -36,17 +40,23 @@ async fn producer(cluster: &Cluster) -> Producer<u64> {
 fn producer_config() -> ProducerConfig {
     ProducerConfig {
         transaction_timeout: Duration::from_secs(30),
-        request_timeout: Duration::from_secs(2),
+        request_timeout: Duration::from_secs(10),
         ..ProducerConfig::new("pillarbox.orders.")
     }
 }
 
 /// Values of one partition as our own reader sees them.
 async fn read(cluster: &Cluster, topic: &str, partition: i32) -> Vec<String> {
-    let end = admin::list_offset(cluster, topic, partition, OffsetOf::Latest).await.unwrap();
+    try_read(cluster, topic, partition).await.unwrap()
+}
+
+/// Fails while a broker is away.
+async fn try_read(cluster: &Cluster, topic: &str, partition: i32) -> Result<Vec<String>, Error> {
+    let end = admin::list_offset(cluster, topic, partition, OffsetOf::Latest).await?;
     let mut reader = PartitionReader::new(cluster.clone(), topic, partition, 0, ReaderOptions::default());
-    let records = reader.read_to(end, READ_LIMIT).await.unwrap();
-    records.iter().map(|record| String::from_utf8(record.value.clone().unwrap().to_vec()).unwrap()).collect()
+    let records = reader.read_to(end, READ_LIMIT).await?;
+    let value = |value: &Option<bytes::Bytes>| String::from_utf8(value.clone().unwrap().to_vec()).unwrap();
+    Ok(records.iter().map(|record| value(&record.value)).collect())
 }
 
 /// Values of one partition as librdkafka sees them, `read_committed`.
@@ -194,7 +204,7 @@ async fn too_large_is_typed_and_leaves_nothing(cluster: &Cluster) {
     // The abort was sent, so nobody waits for a timeout to read on.
     let end = admin::list_offset(cluster, "beside", 0, OffsetOf::Latest).await.unwrap();
     let mut reader = PartitionReader::new(cluster.clone(), "beside", 0, 0, ReaderOptions::default());
-    assert_eq!(reader.read_to(end, Duration::from_secs(5)).await.unwrap().len(), 1);
+    assert_eq!(reader.read_to(end, Duration::from_secs(20)).await.unwrap().len(), 1);
 }
 
 async fn a_recreated_topic_is_never_written(cluster: &Cluster) {
@@ -213,9 +223,9 @@ async fn a_recreated_topic_is_never_written(cluster: &Cluster) {
 async fn a_stalled_relay_loses_its_transaction(cluster: &Cluster) {
     println!("a stalled relay loses its transaction");
     let topics = topics(cluster, "stalled", 1, &[]).await;
+    drive(&mut producer(cluster).await, &topics, 0..2, 1).await;
     let config = ProducerConfig { transaction_timeout: Duration::from_millis(500), ..producer_config() };
     let mut producer = Producer::init(cluster.clone(), config).await.unwrap();
-    drive(&mut producer, &topics, 0..2, 1).await;
     // Many batches, so that the first ones are in the log long before the transaction is whole.
     producer.submit(topics.transaction(2, 500));
     let offset = async |which| admin::list_offset(cluster, "stalled", 0, which).await.unwrap();
@@ -235,9 +245,13 @@ async fn a_stalled_relay_loses_its_transaction(cluster: &Cluster) {
 async fn a_frozen_broker_ends_the_producer(cluster: &Cluster, kafka: &mut Kafka) {
     println!("a frozen broker ends the producer");
     let topics = topics(cluster, "frozen", 4, &[]).await;
+    drive(&mut producer(cluster).await, &topics, 0..5, 2).await;
     let config = ProducerConfig { request_timeout: Duration::from_millis(300), ..producer_config() };
-    let mut producer = Producer::init(cluster.clone(), config).await.unwrap();
-    drive(&mut producer, &topics, 0..5, 2).await;
+    let mut producer = loop {
+        if let Ok(producer) = Producer::init(cluster.clone(), config.clone()).await {
+            break producer;
+        }
+    };
     kafka.suspend(1).unwrap();
     for n in 5..8 {
         producer.submit(topics.transaction(n, 2));
@@ -274,19 +288,23 @@ async fn go_on(cluster: &Cluster, topics: &Topics, end: u64, batches: u32) -> u3
     let ids: Vec<String> = (0..8).map(|n| format!("pillarbox.orders.{n}")).collect();
     let watched = [(topics.data.name.clone(), topics.partitions as u32), (CHECKPOINT.to_owned(), 1)];
     for producers in 1.. {
-        assert!(started.elapsed() < READ_LIMIT, "transactions do not get through again");
+        assert!(started.elapsed() < GO_ON_LIMIT, "transactions do not get through again");
         let report = match markers::restore(cluster, &ids, &watched).await {
             Ok(report) => report,
             Err(error) => {
                 println!("while looking for markers: {error}");
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
         println!("lost markers: {:?}", report.written);
         assert_eq!(report.unknown, []);
         let Ok(mut producer) = Producer::init(cluster.clone(), producer_config()).await else { continue };
-        let last = read(cluster, CHECKPOINT, 0).await.pop();
+        let Ok(mut checkpoint) = try_read(cluster, CHECKPOINT, 0).await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let last = checkpoint.pop();
         let next = last.map_or(0, |last| last.parse::<u64>().unwrap() + 1);
         if try_drive(&mut producer, topics, next..end, batches).await.is_ok() {
             return producers;
@@ -339,14 +357,14 @@ fn a_lost_marker_is_written_unless_its_outcome_is_forgotten() {
             admin::create_topic(&cluster, &spec).await.unwrap();
         }
         // Partitions of one replica are spread: two of three are not where the checkpoint is.
-        let keeper = holder(&kafka, CHECKPOINT, 0);
-        let lost = (0..3).find(|n| holder(&kafka, "orders", *n) != keeper).unwrap();
+        let keeper = holder(&kafka, CHECKPOINT, 0).await;
+        let lost = partition_elsewhere(&kafka, keeper).await;
         let watched = [("orders".to_owned(), 3), (CHECKPOINT.to_owned(), 1)];
         let ids: Vec<String> = (0..8).map(|n| format!("pillarbox.orders.{n}")).collect();
 
         let at = lose_a_marker(&mut kafka, lost, "kept").await;
         let cluster = Cluster::connect(config(&bootstrap)).await.unwrap();
-        let report = markers::restore(&cluster, &ids, &watched).await.unwrap();
+        let report = restored(&cluster, &ids, &watched).await;
         let found: Vec<_> = report
             .written
             .iter()
@@ -354,19 +372,31 @@ fn a_lost_marker_is_written_unless_its_outcome_is_forgotten() {
             .collect();
         assert_eq!((found, report.unknown), (vec![(lost, at, markers::Ending::Commit)], vec![]));
         assert_eq!(read(&cluster, "orders", lost).await, ["kept"]);
-        let nothing = markers::restore(&cluster, &ids, &watched).await.unwrap();
+        let nothing = restored(&cluster, &ids, &watched).await;
         assert_eq!(nothing, markers::Report::default(), "a second look finds nothing");
 
         // Whoever fences first can tell no more: it is reported, and left as it is.
         let at = lose_a_marker(&mut kafka, lost, "forgotten").await;
         let cluster = Cluster::connect(config(&bootstrap)).await.unwrap();
         producer(&cluster).await;
-        let report = markers::restore(&cluster, &ids, &watched).await.unwrap();
+        let report = restored(&cluster, &ids, &watched).await;
         let found: Vec<_> = report.unknown.iter().map(|open| (open.partition, open.first_offset)).collect();
         assert_eq!((found, report.written), (vec![(lost, at)], vec![]));
         let stable = admin::list_offset(&cluster, "orders", lost, OffsetOf::LatestCommitted).await.unwrap();
         assert_eq!(stable, at);
     });
+}
+
+/// A broker that has just started may not lead its partitions yet, though others say so.
+async fn restored(cluster: &Cluster, ids: &[String], watched: &[(String, u32)]) -> markers::Report {
+    let deadline = Instant::now() + READ_LIMIT;
+    loop {
+        match markers::restore(cluster, ids, watched).await {
+            Ok(report) => return report,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// Commits a transaction with one record for a partition whose only replica is down by then; it is up again after.
@@ -384,8 +414,8 @@ async fn lose_a_marker(kafka: &mut Kafka, lost: i32, value: &str) -> i64 {
 async fn try_to_lose_a_marker(kafka: &mut Kafka, lost: i32, value: &str) -> Option<i64> {
     let cluster = Cluster::connect(config(&kafka.bootstrap())).await.unwrap();
     let topics = Topics::find(&cluster, "orders", CHECKPOINT).await;
-    let victim = holder(kafka, "orders", lost);
-    let safe = (0..3).find(|n| holder(kafka, "orders", *n) != victim).unwrap();
+    let victim = holder(kafka, "orders", lost).await;
+    let safe = partition_elsewhere(kafka, victim).await;
     let mut producer = producer(&cluster).await;
     // Much behind the one record, so that the transaction is far from whole when the record is there.
     let mut transaction = topics.transaction(0, 0);
@@ -410,11 +440,28 @@ async fn try_to_lose_a_marker(kafka: &mut Kafka, lost: i32, value: &str) -> Opti
     matches!(outcome, Outcome::Committed(_)).then_some(before)
 }
 
-/// The broker that holds a replica of this partition.
-fn holder(kafka: &Kafka, topic: &str, partition: i32) -> usize {
+/// The first of the three partitions of "orders" that this broker does not hold.
+async fn partition_elsewhere(kafka: &Kafka, broker: usize) -> i32 {
+    for partition in 0..3 {
+        if holder(kafka, "orders", partition).await != broker {
+            return partition;
+        }
+    }
+    panic!("broker {broker} holds every partition");
+}
+
+/// The broker that holds a replica of this partition. It makes the log a moment after the topic is there.
+async fn holder(kafka: &Kafka, topic: &str, partition: i32) -> usize {
     let holds =
         |broker: &usize| kafka.log_dir(*broker).unwrap().join(format!("{topic}-{partition}")).exists();
-    (1..=kafka.broker_count()).find(holds).expect("some broker holds it")
+    let deadline = Instant::now() + READ_LIMIT;
+    loop {
+        if let Some(broker) = (1..=kafka.broker_count()).find(holds) {
+            return broker;
+        }
+        assert!(Instant::now() < deadline, "no broker holds {topic}-{partition}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Kafka 3.9: no KIP-890, a transaction has to be told its partitions, ids are renewed by us.

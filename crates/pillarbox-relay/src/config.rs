@@ -7,6 +7,7 @@ mod housekeeping;
 mod messages;
 mod outbox;
 mod pattern;
+mod shard;
 mod topic;
 
 use std::fmt;
@@ -25,6 +26,7 @@ pub use self::outbox::{
     TRACE_HEADERS, TableName, Updates,
 };
 pub use self::pattern::{PatternScratch, TopicPattern, TopicPatternError};
+pub use self::shard::{OtherShard, Shard, hashtext};
 pub use self::topic::{TopicPart, TopicTemplate, TopicTemplateError};
 pub use secured::{ChannelBinding, PostgresTls, TlsMode, Transport};
 
@@ -213,7 +215,12 @@ impl Config {
     /// digits. A change inside a split transaction halts; at a boundary it is only recorded.
     pub fn generation(&self) -> String {
         // All of a table's settings, so that none can be forgotten here, but for what decides nothing.
-        let decides = |outbox: &Outbox| Outbox { housekeeping: Housekeeping::None, ..outbox.clone() };
+        let decides = |outbox: &Outbox| Outbox {
+            housekeeping: Housekeeping::None,
+            // A row of another shard has no place of its own.
+            other_shard: OtherShard::default(),
+            ..outbox.clone()
+        };
         let mut text: String = self.outbox.iter().map(|outbox| format!("{:?}\n", decides(outbox))).collect();
         if let Some(messages) = &self.messages {
             text.push_str(&format!("{messages:?}\n"));
@@ -258,6 +265,7 @@ mod tests {
         };
         let before = config.generation();
         config.outbox[0].housekeeping = Housekeeping::Delete(Batches::default());
+        config.outbox[0].other_shard = OtherShard::Skip;
         assert_eq!(config.generation(), before);
         config.outbox[0].key_column = "other".into();
         assert_ne!(config.generation(), before);

@@ -138,6 +138,7 @@ codes! {
     KafkaRejected = 2019, Halt, Halted, "a topic refuses an event as it is";
     KafkaMarkersLost = 2020, Retry, TryAgain, "brokers ended a transaction only in part";
     TopicUnknown = 2021, Config, Negative, "no event of the pipeline went to the topic";
+    KafkaTransactionEnding = 2022, Retry, TryAgain, "brokers are still ending a transaction";
     KafkaTlsNotOffered = 2031, Retry, Permission, "the broker's port does not speak TLS";
     KafkaCertificateUntrusted = 2032, Permission, Permission, "the certificate of a broker is not trusted";
     KafkaCertificateName = 2033, Permission, Permission, "the certificate of a broker is for another host";

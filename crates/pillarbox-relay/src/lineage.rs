@@ -11,7 +11,7 @@
 //! | a relay of the former database still publishes | it is fenced first; what it published until then counts |
 //! | the command dies before its commit | nothing has changed |
 //! | it dies after its commit | the next relay goes on in the new epoch; accepting again finds nothing |
-//! | the fork lies before what the slot still has | refused: PB-3003, the new history would have a gap |
+//! | the fork lies before what the slot still has | shown; refused: PB-3003, the new history would have a gap |
 //!
 //! Ghosts stay in the topics: consumers may have applied them, and only the application knows what undoes them.
 //! Never removes or changes an event.
@@ -28,7 +28,7 @@ use pillarbox_wire::position::Position;
 use crate::config::Config;
 use crate::error::{Code, Fault};
 use crate::pipeline::acquire;
-use crate::position::acceptance::{Cut, History, accepted, compare};
+use crate::position::acceptance::{Cut, History, acceptable, accepted, compare};
 use crate::position::checkpoint::{PositionRecord, Table};
 use crate::position::lineage::SourceFacts;
 use crate::sink::{self, kafka_fault};
@@ -138,9 +138,9 @@ pub async fn accept(config: &Config, cluster: &Cluster, fork: Option<Lsn>) -> Re
     sink::read_checkpoint(cluster, config)
         .await?
         .and_then(|table| table.position)
-        .map_or(Ok(()), |checkpoint| cut(&source, &checkpoint, fork).map(drop))?;
+        .map_or(Ok(()), |checkpoint| acceptable(&cut(&source, &checkpoint, fork)?, &source, &checkpoint))?;
     sink::declare(config, cluster, |checkpoint| {
-        Ok(accepted(&cut(&source, checkpoint, fork)?, &source, checkpoint))
+        accepted(&cut(&source, checkpoint, fork)?, &source, checkpoint)
     })
     .await
 }
@@ -154,7 +154,7 @@ fn cut(source: &SourceFacts, checkpoint: &PositionRecord, fork: Option<Lsn>) -> 
         )
         .hint("start the relay")),
         History::CutSomewhere(fault) => Err(fault.hint(
-            "say where by --fork LSN: where the server's crash recovery ended when it was restored (`redo done at` in its log)",
+            "say where by --fork LSN: where the server's crash recovery ended when it was restored (`invalid record length at` in its log)",
         )),
     }
 }

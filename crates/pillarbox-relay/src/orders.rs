@@ -18,8 +18,6 @@ use crate::sink;
 use crate::source::Attempt;
 use crate::sql::{self, Session};
 
-/// A relay that streams carries an order out within milliseconds; one that starts needs seconds.
-const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How often the checkpoint is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -31,6 +29,9 @@ pub(crate) struct Orders<'a> {
     pub(crate) config: &'a Config,
     pub(crate) cluster: &'a Cluster,
     pub(crate) session: Session,
+    /// A relay that streams carries an order out within milliseconds; one that starts needs seconds, and what is due
+    /// before.
+    timeout: Duration,
 }
 
 impl<'a> Orders<'a> {
@@ -38,9 +39,10 @@ impl<'a> Orders<'a> {
         config: &'a Config,
         cluster: &'a Cluster,
         program: &'static str,
+        timeout: Duration,
     ) -> Result<Self, Fault> {
         let session = Session::connect(&config.postgres, program).await?;
-        Ok(Self { config, cluster, session })
+        Ok(Self { config, cluster, session, timeout })
     }
 
     /// Leaves an order.
@@ -64,8 +66,8 @@ impl<'a> Orders<'a> {
             if table.and_then(|table| table.position).is_some_and(|position| position.resume_lsn >= lsn) {
                 return Ok(());
             }
-            if since.elapsed() > WAIT_MAX {
-                let message = format!("the pipeline did not come to {lsn} within {} s", WAIT_MAX.as_secs());
+            if since.elapsed() > self.timeout {
+                let message = format!("the pipeline did not come to {lsn} within {:?}", self.timeout);
                 return Err(Fault::new(Code::PipelineBusy, message).hint(hint));
             }
             tokio::time::sleep(LOOK_INTERVAL).await;

@@ -20,6 +20,8 @@
 //! A key that moves has its earlier events in one partition and its later ones in another: their order then rests on
 //! consumers who finish the old partition first. Never moves anything that is published.
 
+use std::time::Duration;
+
 use pillarbox_kafka::Cluster;
 use serde::{Deserialize, Serialize};
 
@@ -106,8 +108,13 @@ pub async fn plan(config: &Config, cluster: &Cluster, topic: &str) -> Result<Pla
 ///
 /// # Errors
 /// As [`plan`]; or no relay carries it out in time: one that streams later will.
-pub async fn carry_out(config: &Config, cluster: &Cluster, plan: &Plan) -> Result<Plan, Fault> {
-    let orders = Orders::open(config, cluster, "pillarbox repartition").await?;
+pub async fn carry_out(
+    config: &Config,
+    cluster: &Cluster,
+    plan: &Plan,
+    timeout: Duration,
+) -> Result<Plan, Fault> {
+    let orders = Orders::open(config, cluster, "pillarbox repartition", timeout).await?;
     let pipeline = config.pipeline.to_string();
     let order = Order { pipeline: pipeline.clone(), topic: Some(plan.topic.clone()) };
     orders.emit(PREFIX, &order.bytes()).await?;

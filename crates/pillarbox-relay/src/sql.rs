@@ -35,7 +35,8 @@ const ADVANCE_TIMEOUT: Duration = Duration::from_secs(10);
 /// are written in full. What is answered is on the server's disk (a nonce that a checkpoint holds must
 /// not be lost in a crash), and a standby that is down holds nothing up.
 const SESSION_OPTIONS: &str = "-c search_path=pg_catalog -c synchronous_commit=local -c statement_timeout=30s -c lock_timeout=10s \
-    -c idle_in_transaction_session_timeout=30s -c standard_conforming_strings=on -c datestyle=ISO";
+    -c idle_in_transaction_session_timeout=30s -c standard_conforming_strings=on -c datestyle=ISO \
+    -c quote_all_identifiers=off";
 
 /// An SQL connection; its task ends with it.
 pub struct Session {
@@ -297,16 +298,24 @@ async fn published(
     let Some(row) = session.query_opt(&publication_query(name), &[]).await? else {
         return Ok((PublicationState::Missing, end));
     };
-    let mut found = Publication { inserts: row.try_get(0)?, via_root: row.try_get(1)?, tables: Vec::new() };
+    let mut found = Publication {
+        inserts: row.try_get(0)?,
+        changes: row.try_get(2)?,
+        via_root: row.try_get(1)?,
+        tables: Vec::new(),
+    };
     for table in tables {
         let rows = session.query(&published_table_query(name, table), &[]).await?;
         let own: Vec<bool> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-        let is_own = own.contains(&true);
+        let place = own.iter().position(|own| *own);
+        let row_filter = place.map(|place| rows[place].try_get(1)).transpose()?.flatten();
+        let is_own = place.is_some();
         found.tables.push(PublishedTable {
             table: table.clone(),
             published: is_own,
+            named: place.map(|place| rows[place].try_get(3)).transpose()?.unwrap_or(false),
             under_partition_names: !is_own && !rows.is_empty(),
-            row_filter: None,
+            row_filter,
             columns: Vec::new(),
         });
     }

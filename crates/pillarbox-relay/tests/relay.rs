@@ -117,9 +117,8 @@ async fn events(handle: &Handle, events: u64) {
 async fn records(cluster: &Cluster, topic: &str, partitions: i32) -> Vec<Record> {
     let mut records = Vec::new();
     for partition in 0..partitions {
-        let end = admin::list_offset(cluster, topic, partition, OffsetOf::LatestCommitted)
-            .await
-            .expect("an offset");
+        // What is committed may wait for its markers: the reader does, too.
+        let end = admin::list_offset(cluster, topic, partition, OffsetOf::Latest).await.expect("an offset");
         let mut reader = PartitionReader::new(cluster.clone(), topic, partition, 0, ReaderOptions::default());
         records.extend(reader.read_to(end, Duration::from_secs(10)).await.expect("reads"));
     }

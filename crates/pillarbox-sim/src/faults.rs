@@ -192,10 +192,10 @@ impl World {
         }
         let facts = self.postgres.facts();
         let Ok(History::Cut(cut)) = compare(&facts, &self.checker.position, None) else { return };
+        let Ok(position) = accepted(&cut, &facts, &self.checker.position) else { return };
         for id in &mut self.kafka.ids {
             id.init(None).expect("nothing is under way");
         }
-        let position = accepted(&cut, &facts, &self.checker.position);
         self.trace.line(now, format_args!("the operator accepts the cut at {}", cut.fork));
         self.declare(&position);
         self.checker.accepted(position);

@@ -31,6 +31,8 @@ pub(crate) enum Mistake {
     FactsNotRefreshed,
     /// The commit of a new lineage waits for a standby, while its stream does not.
     LineageWaits,
+    /// A standby never ends a leader that is silent: it waits for the server to do so.
+    StandbyWaits,
     /// Nothing is ever confirmed.
     NeverConfirms,
 }

@@ -12,8 +12,6 @@ use crate::postgres::{Change, Piece};
 use crate::relay::Era;
 use crate::world::{Event, Flight, MS, Refusal, S, World};
 
-/// A walsender gives its client up after this long without a reply, and asks for one after half of it.
-const SENDER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a walsender says that it lives.
 const KEEPALIVE: Duration = Duration::from_secs(5);
 /// A leader that is gone is replaced after this long.
@@ -117,11 +115,12 @@ impl World {
         let now = self.agenda.now;
         let Some(session) = self.postgres.session(number) else { return };
         let silent = now.saturating_sub(session.replied_at);
-        if silent >= SENDER_TIMEOUT {
+        let timeout = self.scenario.sender_timeout;
+        if timeout.is_some_and(|timeout| silent >= timeout) {
             self.trace.line(now, format_args!("the walsender gives its client up"));
             return self.close_session(number);
         }
-        let asked = silent >= SENDER_TIMEOUT / 2 || self.dice.one_in(5);
+        let asked = timeout.is_some_and(|timeout| silent >= timeout / 2) || self.dice.one_in(5);
         if let Some(keepalive) = self.postgres.keepalive(asked) {
             self.post(vec![keepalive]);
         }

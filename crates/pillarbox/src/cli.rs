@@ -19,12 +19,13 @@ mod status;
 mod tap;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
 use pillarbox_relay::error::{Code, ExitCode, Fault};
 
-use crate::config::{DEFAULT_FILE, Loaded, load};
+use crate::config::{DEFAULT_FILE, Loaded, load, units};
 use crate::http::Verb;
 use crate::report::Failure;
 
@@ -94,6 +95,14 @@ impl ConfigFile {
     pub(crate) fn load(&self) -> Result<Loaded, Failure> {
         Ok(load(&self.config)?)
     }
+}
+
+/// How long a command waits for the relay.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Patience {
+    /// How long to wait until a relay has carried it out, such as 5m for one that is far behind
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
+    pub(crate) timeout: Duration,
 }
 
 /// How data on stdout looks.

@@ -1,6 +1,6 @@
 //! `pillarbox`: parse, run, exit code. Everything else is in the modules.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cli;
 mod config;
@@ -8,6 +8,7 @@ mod dev;
 mod http;
 mod import;
 mod log;
+mod memory;
 mod relay;
 mod report;
 mod signals;
@@ -16,6 +17,7 @@ mod tap;
 use clap::Parser;
 
 fn main() -> std::process::ExitCode {
+    memory::return_large_buffers();
     let cli = cli::Cli::parse();
     let json = cli.wants_json();
     match cli.run() {

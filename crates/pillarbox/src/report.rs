@@ -22,6 +22,7 @@ use crate::config::problem::{Problem, Problems};
 pub(crate) enum Level {
     Error,
     Warning,
+    Advice,
 }
 
 impl Level {
@@ -29,6 +30,7 @@ impl Level {
         match self {
             Level::Error => "error",
             Level::Warning => "warning",
+            Level::Advice => "advice",
         }
     }
 
@@ -36,6 +38,7 @@ impl Level {
         match self {
             Level::Error => "\x1b[1;31m",
             Level::Warning => "\x1b[1;33m",
+            Level::Advice => "\x1b[1;36m",
         }
     }
 }

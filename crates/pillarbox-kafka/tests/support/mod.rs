@@ -23,8 +23,8 @@ pub(crate) struct Topics {
 /// A cluster with short limits, so that faults show soon.
 pub(crate) fn config(bootstrap: &str) -> ClusterConfig {
     ClusterConfig {
-        connect_timeout: Duration::from_secs(2),
-        request_timeout: Duration::from_secs(5),
+        connect_timeout: Duration::from_secs(10),
+        request_timeout: Duration::from_secs(10),
         ..ClusterConfig::new(bootstrap.split(','))
     }
 }

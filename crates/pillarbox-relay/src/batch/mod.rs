@@ -20,16 +20,17 @@ use crate::route::{Destination, TopicIndex};
 
 pub use pillarbox_wire::record_batch::{BatchError, Content};
 
-/// Bytes that all sets of a pipeline may hold together: the bound of the relay's memory. Two of the largest sets, or eight
-/// that are full; with what it takes beside them the relay stays below 64 MB (`cargo xtask bench limits`).
-pub const POOL_BYTES_MAX: usize = 32 << 20;
+/// Bytes that all sets of a pipeline may hold together: the bound of the relay's memory. One of the largest sets and half
+/// of the next, or six that are full, which is more than the default four ids commit at once. With all that it takes beside
+/// them the relay needs some 41 MiB (a transaction of a million rows).
+pub const POOL_BYTES_MAX: usize = 24 << 20;
 /// A set is full at a transaction boundary beyond this many events: the broker's cost per commit
 /// has long been spread thin by then.
 pub const FILL_EVENTS: usize = 10_000;
 /// A set is full at a transaction boundary beyond this many bytes.
 pub const FILL_BYTES: usize = 4 << 20;
-/// Empty buffers kept for the next set, in bytes of capacity.
-const SPARE_BYTES_MAX: usize = 8 << 20;
+/// Empty buffers kept for the next set, in bytes of capacity: those of a large one, so that the next needs no new memory.
+const SPARE_BYTES_MAX: usize = 16 << 20;
 /// A batch is ended at this size even where the topic would take more: one request per broker
 /// stays far below what a broker reads at once.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -165,6 +166,17 @@ impl BatchSet {
         batches
     }
 
+    /// Drops the empty buffers: a quiet pipeline needs none.
+    pub fn drop_spare(&mut self) {
+        self.buffers.spare = Vec::new();
+        self.buffers.spare_bytes = 0;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn spare_bytes(&self) -> usize {
+        self.buffers.spare_bytes
+    }
+
     /// Takes back the buffers of a set that was committed.
     pub fn recycle(&mut self, buffers: impl IntoIterator<Item = Vec<u8>>) {
         buffers.into_iter().for_each(|buffer| self.buffers.keep(buffer));
@@ -280,5 +292,21 @@ mod tests {
         };
         set.append(to(1), &record(&[1; 10]), 1 << 20).unwrap();
         assert_eq!(set.seal().remove(0).bytes.capacity(), capacity);
+    }
+
+    #[test]
+    fn spare_buffers_can_be_dropped() {
+        let mut set = BatchSet::new(Compression::None);
+        let capacity = |set: &mut BatchSet, bytes| {
+            set.append(to(0), &record(&vec![0; bytes]), 1 << 20).unwrap();
+            let batch = set.seal().remove(0).bytes;
+            let capacity = batch.capacity();
+            set.recycle([batch]);
+            capacity
+        };
+        let large = capacity(&mut set, 100_000);
+        assert_eq!(capacity(&mut set, 10), large);
+        set.drop_spare();
+        assert!(capacity(&mut set, 10) < large);
     }
 }

@@ -80,6 +80,16 @@ fn needed(config: &Config) -> Vec<Acl> {
             "the events; Read is for the state of its own transactions (DescribeProducers) and for `pillarbox tap`",
         ));
     }
+    if config.has_dead_letters() {
+        let mut operations = vec!["Write", "Describe", "DescribeConfigs", "Read"];
+        operations.extend(create.then_some("Create"));
+        let topic = format!("--topic {}", config.dead_letter_topic());
+        list.push(acl(
+            topic,
+            &operations,
+            "the rows that no topic takes; Read is for `pillarbox dead-letters`",
+        ));
+    }
     list.push(Acl {
         optional: true,
         ..acl(
@@ -122,7 +132,7 @@ fn event_topics(config: &Config) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Kafka, Login, Outbox, TableName, TopicTemplate};
+    use crate::config::{Kafka, Login, OnError, Outbox, TableName, TopicTemplate};
 
     fn config(topic: &str, sasl: Option<Sasl>) -> Config {
         let table = TableName { schema: "public".into(), name: "outbox".into() };
@@ -154,6 +164,17 @@ mod tests {
         ] {
             assert_eq!(event_topics(&config(topic, None)), [resource], "{topic}");
         }
+    }
+
+    #[test]
+    fn dead_letters_have_a_topic_of_their_own() {
+        let mut config = config("orders", None);
+        let topic = "--topic __pillarbox.orders.dead-letters";
+        assert!(!print_acls(&config).contains(topic));
+        config.outbox[0].on_error = OnError::DeadLetter;
+        let printed = print_acls(&config);
+        let line = printed.lines().find(|line| line.contains(topic)).expect("its line");
+        assert!(line.contains("Write") && line.contains("Create"), "{line}");
     }
 
     #[test]

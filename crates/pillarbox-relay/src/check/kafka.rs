@@ -1,6 +1,6 @@
 //! The cluster's half: versions, limits, the checkpoint topic and the topics that hold events.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pillarbox_kafka::admin::{self, BrokerLimits, TopicDescription, TopicLimits};
 use pillarbox_kafka::{Cluster, Error};
@@ -14,6 +14,9 @@ use crate::sink::{self, kafka_fault};
 
 /// Below this version the relay raises the epoch of its transactional ids itself.
 const TRANSACTION_VERSION_MIN: i16 = 2;
+/// How long markers may take before a slot is said to be ahead, and how often that is looked at.
+const MARKERS_MAX: Duration = Duration::from_secs(3);
+const MARKERS_INTERVAL: Duration = Duration::from_millis(200);
 /// Copies of a partition that outlive the loss of one while another is down.
 const REPLICAS_SAFE: u32 = 3;
 /// Copies that must have a record before it counts.
@@ -37,13 +40,34 @@ pub(super) async fn look(config: &Config) -> (Vec<Finding>, Option<PositionRecor
     (look.findings, table.and_then(|table| table.position))
 }
 
-/// Whether the database is the one that the checkpoint speaks of.
-pub(super) fn lineage(config: &Config, source: &SourceFacts, checkpoint: &PositionRecord) -> Finding {
+/// Whether the database is the one that the checkpoint speaks of. Kafka says that a checkpoint is committed, and the relay
+/// confirms the slot, a moment before anybody else can read it: a slot that seems ahead is looked at again.
+pub(super) async fn lineage(
+    config: &Config,
+    source: &SourceFacts,
+    mut checkpoint: PositionRecord,
+) -> Finding {
     let subject = format!("checkpoint of pipeline {}", config.pipeline);
-    match judge(source, checkpoint) {
-        Ok(_) => Finding::ok(subject, format!("fits this database, resumes at {}", checkpoint.resume_lsn)),
-        Err(fault) => Finding::fault(subject, fault),
+    let since = Instant::now();
+    loop {
+        match judge(source, &checkpoint) {
+            Ok(_) => {
+                let message = format!("fits this database, resumes at {}", checkpoint.resume_lsn);
+                return Finding::ok(subject, message);
+            }
+            Err(fault) if fault.code == Code::SlotAhead && since.elapsed() < MARKERS_MAX => {
+                tokio::time::sleep(MARKERS_INTERVAL).await;
+                checkpoint = newest(config).await.unwrap_or(checkpoint);
+            }
+            Err(fault) => return Finding::fault(subject, fault),
+        }
     }
+}
+
+/// The checkpoint as it can be read now.
+async fn newest(config: &Config) -> Option<PositionRecord> {
+    let cluster = sink::connect(config).await.ok()?;
+    sink::read_checkpoint(&cluster, config).await.ok()??.position
 }
 
 struct Look<'a> {

@@ -19,6 +19,8 @@ use crate::error::{Code, Fault};
 pub enum Severity {
     /// As it should be.
     Ok,
+    /// As it should be, but there is something cheaper.
+    Advice,
     /// The pipeline runs, but something can hurt it.
     Warning,
     /// The pipeline cannot run, or would halt.
@@ -54,6 +56,10 @@ impl Finding {
         }
     }
 
+    fn advice(subject: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Advice, ..Self::ok(subject, message) }
+    }
+
     fn error(code: Code, subject: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: Some(code), severity: Severity::Error, ..Self::ok(subject, message) }
     }
@@ -87,10 +93,10 @@ pub async fn run(config: &Config) -> Vec<Finding> {
     let (more, checkpoint) = kafka::look(config).await;
     findings.extend(more);
     if let (Some(source), Some(checkpoint)) = (source, checkpoint) {
-        // Under traffic all three move. The slot was read before the checkpoint, which may only be
-        // further; what the checkpoint must not be ahead of is read again after it.
+        // Under traffic all three move. The slot was read before the checkpoint, which is further, or will be in a moment;
+        // what the checkpoint must not be ahead of is read again after it.
         findings.push(match postgres::now(config, source).await {
-            Ok(source) => kafka::lineage(config, &source, &checkpoint),
+            Ok(source) => kafka::lineage(config, &source, checkpoint).await,
             Err(fault) => Finding::fault(postgres::server(config), fault),
         });
     }

@@ -1,5 +1,6 @@
 //! The database's half: server, schema, tables, publication, slot, limits.
 
+mod economy;
 mod failover;
 
 use std::time::Duration;
@@ -12,10 +13,11 @@ use crate::error::{Code, Fault};
 use crate::position::lineage::SourceFacts;
 use crate::setup::{
     PostgresFacts, SCHEMA_VERSION, SERVER_VERSION_MIN, TableFacts, column_names, grants, read_postgres,
-    revoke_messages,
+    republish, revoke_messages, verify_key, verify_shard,
 };
 use crate::source::{
-    Attempt, Connection, PublicationState, PublishedTable, SlotInfo, SourceError, quote_identifier,
+    Attempt, Connection, Publication, PublicationState, PublishedTable, SlotInfo, SourceError,
+    quote_identifier,
 };
 use crate::sql::blocking;
 
@@ -44,6 +46,10 @@ struct Limits {
     standbys: i64,
     /// Nothing is decoded that a standby may not have (17 and later).
     waits_for_standbys: bool,
+    /// Physical slots whose standby has logical slots of its own, copies among them: it says so as `catalog_xmin`.
+    copies: i64,
+    /// Names in `synchronized_standby_slots` that no standby streams from now, with commas between.
+    awaited: String,
 }
 
 /// Findings, and what the lineage checks need if the pipeline is set up.
@@ -106,7 +112,11 @@ const LIMITS: &str = "SELECT current_setting('max_wal_senders'), \
     coalesce((SELECT setting FROM pg_settings WHERE name = 'idle_replication_slot_timeout'), '0'), \
     (SELECT count(*) FROM pg_stat_replication r WHERE state IN ('streaming', 'catchup') AND NOT EXISTS \
         (SELECT FROM pg_replication_slots s WHERE s.active_pid = r.pid AND s.slot_type = 'logical')), \
-    coalesce((SELECT (setting <> '')::int FROM pg_settings WHERE name = 'synchronized_standby_slots'), 0)";
+    coalesce((SELECT (setting <> '')::int FROM pg_settings WHERE name = 'synchronized_standby_slots'), 0), \
+    (SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'physical' AND catalog_xmin IS NOT NULL), \
+    (SELECT string_agg(name, ', ') FROM (SELECT trim(both ' \"' FROM unnest(string_to_array(setting, ','))) AS name \
+        FROM pg_settings WHERE name = 'synchronized_standby_slots') named WHERE NOT EXISTS \
+            (SELECT FROM pg_replication_slots s WHERE s.slot_name = named.name AND s.slot_type = 'physical' AND s.active))";
 
 fn read_limits(connection: &mut Connection) -> Result<Limits, SourceError> {
     let rows = connection.query(LIMITS, QUERY_TIMEOUT)?;
@@ -124,6 +134,8 @@ fn read_limits(connection: &mut Connection) -> Result<Limits, SourceError> {
         idle_timeout: number(5)?,
         standbys: number(6)?,
         waits_for_standbys: number(7)? != 0,
+        copies: number(8)?,
+        awaited: rows.first().and_then(|row| row.get(9)).unwrap_or_default().to_owned(),
     })
 }
 
@@ -154,6 +166,7 @@ fn judge(config: &Config, facts: &PostgresFacts, limits: &Limits) -> Vec<Finding
         .extend(config.outbox.iter().zip(&facts.tables).map(|(outbox, table)| judge_table(outbox, table)));
     findings.extend(judge_messages(config, facts));
     findings.extend(judge_publication(config, facts));
+    findings.extend(economy::judge(config, facts));
     findings.extend(judge_slot(config, facts, limits));
     findings.extend(failover::judge(config, facts, limits));
     findings.extend(judge_limits(config, facts, limits));
@@ -240,7 +253,7 @@ fn judge_messages(config: &Config, facts: &PostgresFacts) -> Vec<Finding> {
                 .because(
                     "PUBLIC may execute pg_logical_emit_message, whatever pillarbox.emit() is granted to",
                 )
-                .fix(revoke_messages(facts.server_version, &config.postgres.user)),
+                .fix(revoke_messages(facts.server_version, &config.postgres)),
         );
     }
     findings
@@ -262,17 +275,31 @@ fn judge_publication(config: &Config, facts: &PostgresFacts) -> Vec<Finding> {
                 .fix(format!("ALTER PUBLICATION {name} SET (publish = 'insert');")),
         ];
     }
-    let tables = config.outbox.iter().zip(&publication.tables);
-    tables.map(|(outbox, table)| judge_published(&subject, &name, outbox, table)).collect()
+    let tables = config.outbox.iter().zip(&publication.tables).zip(&facts.tables);
+    let published = |((outbox, table), found): ((&Outbox, &PublishedTable), &TableFacts)| {
+        let key = found.key.as_ref().map_or(Ok(()), |key| verify_key(outbox, key));
+        match key {
+            Ok(()) => judge_published(&subject, config, publication, outbox, table),
+            Err(fault) => Finding::fault(subject.clone(), fault),
+        }
+    };
+    tables.map(published).collect()
 }
 
-fn judge_published(subject: &str, publication: &str, outbox: &Outbox, table: &PublishedTable) -> Finding {
+fn judge_published(
+    subject: &str,
+    config: &Config,
+    publication: &Publication,
+    outbox: &Outbox,
+    table: &PublishedTable,
+) -> Finding {
+    let name = config.postgres.publication.as_str();
     let lacking =
         |message: String, fix: String| Finding::error(Code::PublicationLacksTable, subject, message).fix(fix);
     if table.under_partition_names {
         return lacking(
             format!("publishes {} under its partitions' names", table.table),
-            format!("ALTER PUBLICATION {publication} SET (publish_via_partition_root = true);"),
+            format!("ALTER PUBLICATION {} SET (publish_via_partition_root = true);", quote_identifier(name)),
         );
     }
     if !table.published {
@@ -287,12 +314,20 @@ fn judge_published(subject: &str, publication: &str, outbox: &Outbox, table: &Pu
             format!("hides {} of {}", hidden.join(", "), table.table),
         )
         .because("the table is published with a column list")
-        .fix(format!("ALTER PUBLICATION {publication} SET TABLE {};", table.table));
+        .fix(republish(name, outbox, table, ""));
     }
-    match &table.row_filter {
-        Some(_) => Finding::warning(Code::PgSetting, subject, format!("filters rows of {}", table.table))
-            .because("rows that do not fulfil the filter are never relayed"),
-        None => Finding::ok(subject, format!("publishes the inserts of {}", table.table)),
+    if let Err(fault) = verify_shard(name, publication, outbox, table) {
+        return Finding::fault(subject, fault);
+    }
+    match (&table.row_filter, outbox.shard) {
+        (_, Some(shard)) => {
+            Finding::ok(subject, format!("publishes the inserts of shard {shard} of {}", table.table))
+        }
+        (Some(_), None) => {
+            Finding::warning(Code::PgSetting, subject, format!("filters rows of {}", table.table))
+                .because("rows that do not fulfil the filter are never relayed")
+        }
+        (None, None) => Finding::ok(subject, format!("publishes the inserts of {}", table.table)),
     }
 }
 

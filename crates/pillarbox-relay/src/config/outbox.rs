@@ -6,6 +6,7 @@ use std::fmt;
 
 use super::housekeeping::Housekeeping;
 use super::pattern::TopicPattern;
+use super::shard::{OtherShard, Shard};
 use super::topic::TopicTemplate;
 
 /// Columns that may become headers, per table; the relay reads them without allocating.
@@ -91,6 +92,10 @@ pub struct Outbox {
     pub trace_column: Option<String>,
     /// How the table is kept small.
     pub housekeeping: Housekeeping,
+    /// The part of its keys that this pipeline relays; `None` = all.
+    pub shard: Option<Shard>,
+    /// What becomes of rows of other shards.
+    pub other_shard: OtherShard,
 }
 
 /// A column that becomes a header.
@@ -194,6 +199,8 @@ impl Outbox {
             on_error: OnError::Stop,
             trace_column: None,
             housekeeping: Housekeeping::None,
+            shard: None,
+            other_shard: OtherShard::default(),
         }
     }
 }

@@ -6,6 +6,8 @@
 //! The first wait is what makes a replay happen once: when it is over, every order that anybody gave
 //! before has its verdict in the topic. Never writes to Kafka.
 
+use std::time::Duration;
+
 use pillarbox_kafka::Cluster;
 use pillarbox_wire::position::Position;
 
@@ -78,8 +80,9 @@ pub async fn carry_out(
     cluster: &Cluster,
     act: Act,
     which: &Which,
+    timeout: Duration,
 ) -> Result<Vec<Letter>, Fault> {
-    let desk = Desk::open(config, cluster).await?;
+    let desk = Desk::open(config, cluster, timeout).await?;
     desk.wait().await?;
     let chosen = which.among(topic::list(cluster, config).await?)?;
     for letter in &chosen {
@@ -108,8 +111,8 @@ pub async fn carry_out(
 struct Desk<'a>(Orders<'a>);
 
 impl<'a> Desk<'a> {
-    async fn open(config: &'a Config, cluster: &'a Cluster) -> Result<Self, Fault> {
-        let orders = Orders::open(config, cluster, "pillarbox dead-letters").await?;
+    async fn open(config: &'a Config, cluster: &'a Cluster, timeout: Duration) -> Result<Self, Fault> {
+        let orders = Orders::open(config, cluster, "pillarbox dead-letters", timeout).await?;
         let row = orders.session.query_one(LOCK, &[&config.pipeline.as_str()]).await;
         let locked: bool = row.and_then(|row| row.try_get(0)).map_err(|error| orders.fault(&error))?;
         if !locked {

@@ -16,6 +16,7 @@
 //! | placed column missing | cannot be, or is without it (`Missing::Ignore`) |
 //! | timestamp NULL | carries its commit time |
 //! | a trace that cannot be understood | is without it |
+//! | a key of another shard | is another pipeline's, if it is none: the pipeline halts ([`OtherShard`]) |
 //!
 //! Never reorders, never looks into a payload unless it is told to: text, json and jsonb go out as
 //! Postgres wrote them, bytea as its bytes.
@@ -37,7 +38,7 @@ use std::ops::Range;
 
 use pillarbox_wire::pgoutput::Column;
 
-use crate::config::{self, Updates};
+use crate::config::{self, OtherShard, Shard, Updates};
 use crate::decode::{Description, Row};
 
 pub use self::emitted::{OwnHeaders, Part, emitted_id, emitted_parts};
@@ -103,6 +104,14 @@ pub enum OutboxError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// It is not of this pipeline's shard.
+    #[error("a row of {table} is not of shard {shard}: its WAL was decoded with another filter")]
+    OtherShard {
+        /// schema.table
+        table: String,
+        /// The pipeline's.
+        shard: Shard,
+    },
 }
 
 /// A value, before the scratch buffer has its final address.
@@ -119,12 +128,15 @@ pub struct Extractor {
     plans: Vec<Option<Option<Plan>>>,
     scratch: Vec<u8>,
     composed: Vec<u8>,
+    sharded: bool,
+    foreign: u64,
 }
 
 impl Extractor {
     /// An extractor for the configured tables.
     pub fn new(outboxes: Vec<config::Outbox>) -> Self {
-        Self { outboxes, plans: Vec::new(), scratch: Vec::new(), composed: Vec::new() }
+        let sharded = outboxes.iter().any(|outbox| outbox.shard.is_some());
+        Self { sharded, outboxes, plans: Vec::new(), scratch: Vec::new(), composed: Vec::new(), foreign: 0 }
     }
 
     /// The configured tables.
@@ -140,16 +152,33 @@ impl Extractor {
         self.outboxes.iter().find(table).map(|outbox| outbox.updates)
     }
 
+    /// Rows of other shards that were left to their pipelines so far.
+    pub fn foreign(&self) -> u64 {
+        self.foreign
+    }
+
+    /// Whether a row is of another pipeline's shard, and left to it.
+    ///
+    /// # Errors
+    /// [`OutboxError::OtherShard`] where such a row must not be left.
+    #[inline]
+    pub fn is_foreign(&mut self, row: &Row<'_>) -> Result<bool, OutboxError> {
+        if !self.sharded {
+            return Ok(false);
+        }
+        let Some(plan) = planned(&mut self.plans, &self.outboxes, row)? else { return Ok(false) };
+        let Some(own) = plan.own.as_ref().filter(|own| !own.holds(row)) else { return Ok(false) };
+        let outbox = &self.outboxes[plan.outbox];
+        if outbox.other_shard == OtherShard::Stop {
+            return Err(OutboxError::OtherShard { table: outbox.table.to_string(), shard: own.shard });
+        }
+        self.foreign += 1;
+        Ok(true)
+    }
+
     /// The event in a row; `None` if its table is no outbox.
     pub fn extract<'a>(&'a mut self, row: &Row<'a>) -> Result<Option<Event<'a>>, OutboxError> {
-        let number = row.relation.number;
-        if self.plans.len() <= number {
-            self.plans.resize_with(number + 1, || None);
-        }
-        if self.plans[number].is_none() {
-            self.plans[number] = Some(plan::plan(&self.outboxes, row.relation)?);
-        }
-        let Some(plan) = self.plans[number].as_ref().expect("planned above") else { return Ok(None) };
+        let Some(plan) = planned(&mut self.plans, &self.outboxes, row)? else { return Ok(None) };
         let outbox = &self.outboxes[plan.outbox];
         let event = match plan.verbatim {
             true => read_verbatim(plan, outbox, row)?,
@@ -170,6 +199,23 @@ impl Extractor {
             Some(compose) => compose.apply(event, row, &mut self.composed).map(Some),
         }
     }
+}
+
+/// The plan of a row's table, made at its first row; `None` if it is no outbox.
+#[inline]
+fn planned<'p>(
+    plans: &'p mut Vec<Option<Option<Plan>>>,
+    outboxes: &[config::Outbox],
+    row: &Row<'_>,
+) -> Result<Option<&'p Plan>, OutboxError> {
+    let number = row.relation.number;
+    if plans.len() <= number {
+        plans.resize_with(number + 1, || None);
+    }
+    if plans[number].is_none() {
+        plans[number] = Some(plan::plan(outboxes, row.relation)?);
+    }
+    Ok(plans[number].as_ref().expect("planned above").as_ref())
 }
 
 fn unreadable(row: &Row<'_>, at: usize, reason: &'static str) -> OutboxError {

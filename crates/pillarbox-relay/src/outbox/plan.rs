@@ -2,11 +2,17 @@
 //!
 //! A table that changes is described anew and planned anew. Never looks at a row.
 
+use pillarbox_wire::lsn::Oid;
+use pillarbox_wire::pgoutput::Column;
+
 use super::compose::Compose;
 use super::value::Kind;
 use super::{OutboxError, TOPIC_PARTS_MAX};
-use crate::config::{HEADERS_MAX, Missing, Outbox, TopicPart};
-use crate::decode::Description;
+use crate::config::{HEADERS_MAX, Missing, Outbox, Shard, TopicPart};
+use crate::decode::{Description, Row};
+
+/// The type of char(n).
+const BPCHAR: Oid = Oid(1042);
 
 /// What a column is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +50,34 @@ pub(super) struct Plan {
     pub(super) headers_absent: u16,
     /// What is made of the values that were read; `None` = they go out as they are.
     pub(super) compose: Option<Compose>,
+    /// The part of the table's keys that is ours, if it is not all.
+    pub(super) own: Option<Own>,
+}
+
+/// Tells the rows of a shard from others.
+#[derive(Debug)]
+pub(super) struct Own {
+    pub(super) shard: Shard,
+    /// Where the key is.
+    at: usize,
+    /// It is a char(n), which Postgres hashes without its trailing blanks.
+    padded: bool,
+}
+
+impl Own {
+    /// Whether a row is of this shard. One without a value for the key is an error for whoever reads it.
+    pub(super) fn holds(&self, row: &Row<'_>) -> bool {
+        let key = match row.tuple.columns().nth(self.at) {
+            Some(Column::Text(bytes) | Column::Binary(bytes)) => Some(bytes),
+            Some(Column::Null) => None,
+            Some(Column::Unchanged) | None => return true,
+        };
+        let length = |key: &[u8]| match self.padded {
+            true => key.iter().rposition(|byte| *byte != b' ').map_or(0, |last| last + 1),
+            false => key.len(),
+        };
+        self.shard.holds(key.map(|key| &key[..length(key)]))
+    }
 }
 
 /// The plan for a described table; `None` if it is no outbox.
@@ -91,7 +125,12 @@ pub(super) fn plan(outboxes: &[Outbox], relation: &Description) -> Result<Option
     let verbatim = columns.iter().all(|(kind, roles)| {
         roles.is_empty() || kind.is_verbatim() && roles.iter().all(|role| role.is_verbatim())
     });
-    Ok(Some(Plan { outbox: index, columns, verbatim, headers_absent, compose }))
+    let own = outbox.shard.map(|shard| {
+        let at = table.required(&outbox.key_column)?;
+        Ok(Own { shard, at, padded: relation.columns[at].type_oid == BPCHAR })
+    });
+    let own = own.transpose()?;
+    Ok(Some(Plan { outbox: index, columns, verbatim, headers_absent, compose, own }))
 }
 
 /// Columns that every event needs.

@@ -1,7 +1,9 @@
 //! Rows by hand: what the event is under each option.
 
 use super::*;
-use crate::config::{EmptyPayload, EnvelopeColumn, Expand, Format, HeaderColumn, Missing, Outbox, TableName};
+use crate::config::{
+    EmptyPayload, EnvelopeColumn, Expand, Format, HeaderColumn, Missing, OtherShard, Outbox, Shard, TableName,
+};
 use crate::decode::tests::{begin, insert, relation};
 use crate::decode::{Change, Decoder};
 
@@ -52,6 +54,40 @@ fn value(outbox: Outbox, payload: Option<&str>, more: &[(&str, u32, Option<&str>
         let event = event.unwrap_or_else(|error| panic!("{error}"));
         event.payload.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
     })
+}
+
+/// By what Postgres 15 and 18 print for `SELECT (hashtext(key) & 2147483647) % 2`.
+#[test]
+fn rows_of_other_shards_are_left_to_their_pipelines() {
+    const BPCHAR: u32 = 1042;
+    let is_ours = |shard: &str, key_type: u32, key: Option<&str>| {
+        let outbox = Outbox { shard: Shard::parse(shard).ok(), other_shard: OtherShard::Skip, ..outbox() };
+        let columns = [("id", TEXT), ("aggregatetype", TEXT), ("aggregateid", key_type), ("payload", TEXT)];
+        let mut decoder = Decoder::new();
+        decoder.decode(&relation(1, "outbox", &columns)).unwrap();
+        decoder.decode(&begin(100)).unwrap();
+        let frame = insert(1, &[Some("1"), Some("order"), key, None]);
+        let Change::Insert(row) = decoder.decode(&frame).unwrap() else { panic!("an insert") };
+        let mut extractor = Extractor::new(vec![outbox.clone()]);
+        let is_ours = !extractor.is_foreign(&row).unwrap();
+        assert_eq!(extractor.foreign(), u64::from(!is_ours));
+        let strict = Outbox { other_shard: OtherShard::Stop, ..outbox };
+        let told = Extractor::new(vec![strict]).is_foreign(&row);
+        let refused = matches!(told, Err(OutboxError::OtherShard { .. }));
+        assert_eq!(refused, !is_ours, "{told:?}");
+        is_ours
+    };
+    for (key_type, key, first) in [
+        (TEXT, Some("key-2"), false),
+        (TEXT, Some("key-2  "), true),
+        (BPCHAR, Some("key-2  "), false),
+        (TEXT, Some(""), false),
+        (BPCHAR, Some("   "), false),
+        (TEXT, None, false),
+    ] {
+        assert_eq!(is_ours("1/2", key_type, key), first, "{key:?}");
+        assert_eq!(is_ours("2/2", key_type, key), !first, "{key:?}");
+    }
 }
 
 #[test]

@@ -31,6 +31,7 @@ use super::standby::{Leader, Seen, Watch};
 use crate::config::{Config, TableName};
 use crate::error::{Code, Fault};
 use crate::position::lineage::SourceFacts;
+use crate::setup::{SAMPLES, add_to_publication, verify_key, verify_shard};
 use crate::source::{Attempt, Connection, PublicationState, SlotInfo, SourceError, Stream};
 
 /// How long a connection may take to come about.
@@ -265,24 +266,31 @@ fn publication(config: &Config, connection: &mut Connection) -> Result<(), Fault
     let state = connection
         .publication(name, &tables)
         .map_err(|error| fault(config, &error, "cannot check the publication of"))?;
-    serves(name, &state)
+    serves(config, &state)?;
+    for outbox in config.outbox.iter().filter(|outbox| outbox.shard.is_some()) {
+        let key = connection
+            .key_facts(&outbox.table, &outbox.key_column, &SAMPLES)
+            .map_err(|error| fault(config, &error, "cannot look at the key of"))?;
+        verify_key(outbox, &key)?;
+    }
+    Ok(())
 }
 
-/// Whether the publication publishes the inserts of the outbox tables.
-pub(super) fn serves(name: &str, state: &PublicationState) -> Result<(), Fault> {
+/// Whether the publication publishes the inserts of the outbox tables, and of its own shard where there are several.
+pub(super) fn serves(config: &Config, state: &PublicationState) -> Result<(), Fault> {
+    let name = &config.postgres.publication;
     let PublicationState::Present(publication) = state else {
         return Err(Fault::new(Code::PublicationMissing, format!("publication \"{name}\" does not exist")).hint(
             "run `pillarbox setup` if the pipeline is new; a publication that was dropped and re-created leaves a gap that cannot be decoded",
         ));
     };
-    match publication.lacking().next() {
-        None => Ok(()),
-        Some(lacking) => {
-            let message = format!("publication \"{name}\" does not publish inserts of {}", lacking.table);
-            Err(Fault::new(Code::PublicationLacksTable, message).hint(format!(
-                "ALTER PUBLICATION {name} ADD TABLE {}; rows inserted until then are not relayed",
-                lacking.table
-            )))
-        }
+    if let Some(lacking) = publication.lacking().next() {
+        let message = format!("publication \"{name}\" does not publish inserts of {}", lacking.table);
+        let outbox = config.outbox.iter().find(|outbox| outbox.table == lacking.table);
+        let statement = outbox.map(|outbox| add_to_publication(name, outbox)).unwrap_or_default();
+        return Err(Fault::new(Code::PublicationLacksTable, message)
+            .hint(format!("{statement} -- rows inserted until then are not relayed")));
     }
+    let mut tables = config.outbox.iter().zip(&publication.tables);
+    tables.try_for_each(|(outbox, table)| verify_shard(name, publication, outbox, table))
 }

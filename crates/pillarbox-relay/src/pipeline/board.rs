@@ -11,6 +11,7 @@ use pillarbox_wire::position::Position;
 use tokio::sync::watch;
 
 use super::arrivals::Arrivals;
+use super::budget::Stage;
 use super::status::{FaultView, Kept, State, Status};
 use crate::error::Fault;
 
@@ -19,11 +20,17 @@ pub(crate) struct Board {
     /// What has reached Kafka.
     pub(crate) arrivals: Arc<Arrivals>,
     status: watch::Sender<Arc<Status>>,
+    /// What the sink of a start is at, for a message about one that takes too long.
+    step: watch::Sender<&'static str>,
     events: metrics::Counter,
     dead_letters: metrics::Counter,
     transactions: metrics::Counter,
     commits: metrics::Counter,
     latency: metrics::Histogram,
+    /// What the reader does for a set, by stage.
+    reader: [metrics::Histogram; Stage::ALL.len()],
+    fill: metrics::Histogram,
+    queue: metrics::Histogram,
     whole: metrics::Histogram,
     produce: metrics::Histogram,
     end_txn: metrics::Histogram,
@@ -41,6 +48,8 @@ pub(crate) struct Commit {
     pub(crate) last: Option<Position>,
     /// From the last event's commit in Postgres until EndTxn was answered, by two clocks.
     pub(crate) latency_ms: Option<i64>,
+    /// From sealing the set until it was handed to the producer.
+    pub(crate) queued: Duration,
     /// From handing the set to the producer until EndTxn was answered.
     pub(crate) whole: Duration,
     /// The part of it spent waiting for Produce.
@@ -55,11 +64,18 @@ impl Board {
         Self {
             arrivals: Arc::new(Arrivals::new(pipeline)),
             status: watch::Sender::new(Status::new(pipeline)),
+            step: watch::Sender::new("connecting to Kafka"),
             events: metrics::counter!("pillarbox_events_total", &labels),
             dead_letters: metrics::counter!("pillarbox_dead_letters_total", &labels),
             transactions: metrics::counter!("pillarbox_transactions_total", &labels),
             commits: metrics::counter!("pillarbox_kafka_commits_total", &labels),
             latency: metrics::histogram!("pillarbox_event_latency_seconds", &labels),
+            reader: Stage::ALL.map(|stage| {
+                let labels = [labels[0].clone(), ("stage", stage.name().to_owned())];
+                metrics::histogram!("pillarbox_reader_seconds", &labels)
+            }),
+            fill: metrics::histogram!("pillarbox_fill_seconds", &labels),
+            queue: metrics::histogram!("pillarbox_queue_seconds", &labels),
             whole: metrics::histogram!("pillarbox_kafka_commit_seconds", &labels),
             produce: metrics::histogram!("pillarbox_kafka_produce_seconds", &labels),
             end_txn: metrics::histogram!("pillarbox_kafka_end_txn_seconds", &labels),
@@ -86,6 +102,16 @@ impl Board {
         self.arrivals.nudge();
     }
 
+    /// A start is at this step now; gives the one before.
+    pub(crate) fn begin_step(&self, step: &'static str) -> &'static str {
+        self.step.send_replace(step)
+    }
+
+    /// See [`Self::begin_step`].
+    pub(crate) fn step(&self) -> &'static str {
+        *self.step.borrow()
+    }
+
     pub(crate) fn confirmed(&self, confirmed: Lsn, server: Lsn) {
         let lag = server.0.saturating_sub(confirmed.0);
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
@@ -102,6 +128,14 @@ impl Board {
         self.strays.increment(messages);
     }
 
+    /// The reader handed a set to the sink.
+    pub(crate) fn handed_over(&self, filled_for: Duration, spent: [Duration; Stage::ALL.len()]) {
+        self.fill.record(filled_for.as_secs_f64());
+        for (stage, spent) in self.reader.iter().zip(spent) {
+            stage.record(spent.as_secs_f64());
+        }
+    }
+
     pub(crate) fn committed(&self, commit: Commit) {
         self.events.increment(commit.events as u64);
         self.dead_letters.increment(commit.dead_letters as u64);
@@ -111,6 +145,7 @@ impl Board {
             #[expect(clippy::cast_precision_loss, reason = "a histogram takes floats")]
             self.latency.record(latency_ms.max(0) as f64 / 1000.0);
         }
+        self.queue.record(commit.queued.as_secs_f64());
         self.whole.record(commit.whole.as_secs_f64());
         self.produce.record(commit.produce.as_secs_f64());
         self.end_txn.record(commit.end_txn.as_secs_f64());

@@ -149,6 +149,16 @@ impl Intake {
     /// A fault that names the row; nothing of the frame was taken.
     pub fn take(&mut self, data: &[u8], sent_at: PgTimestamp, now: Now) -> Result<Taken, Fault> {
         let taken = match self.decoder.decode(data).map_err(decode_fault)? {
+            // Not counted: places in a transaction are the same whatever filter it was decoded with.
+            Change::Insert(row)
+                if !self.covered.covers(row.transaction.commit_lsn, u32::MAX)
+                    && self
+                        .extractor
+                        .is_foreign(&row)
+                        .map_err(|error| outbox_fault(&error, row.transaction, row.index))? =>
+            {
+                return Ok(Taken::Done);
+            }
             Change::Insert(row) if self.covered.covers(row.transaction.commit_lsn, row.index) => Taken::Done,
             Change::Insert(row) => {
                 let taken = take_row(&mut self.extractor, &mut self.fill, &row, OwnHeaders::default(), now);
@@ -274,6 +284,11 @@ impl Intake {
     /// Updates of outbox rows so far.
     pub fn updates(&self) -> UpdatesSeen {
         self.updates
+    }
+
+    /// Rows of other shards so far.
+    pub fn foreign(&self) -> u64 {
+        self.extractor.foreign()
     }
 
     /// Messages that would be events had they been written in a transaction.

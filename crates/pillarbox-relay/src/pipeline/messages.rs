@@ -4,17 +4,18 @@
 //!              Event                       Command
 //!  reader ---------------> supervisor ---------------> reader
 //!     |                        ^                          ^
-//!     | SealedSet              | Event      CommittedSet  |
+//!     | HandedSet              | Event      CommittedSet  |
 //!     +--------> sink ---------+--------------------------+
 //! ```
 //!
 //! Never carries a decision: whoever receives a message decides.
 
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::time::Instant;
 
-use super::intake::{CommittedSet, SETS_MAX};
 use pillarbox_wire::lsn::Lsn;
 
+use super::intake::{CommittedSet, SETS_MAX, SealedSet};
 use crate::error::Fault;
 use crate::position::checkpoint::Table;
 use crate::position::lineage::SourceFacts;
@@ -54,6 +55,13 @@ pub(crate) struct Plan {
     pub(crate) topics: Vec<Topic>,
     /// What the stream must show.
     pub(crate) recognition: Recognition,
+}
+
+/// A set on its way to the sink.
+pub(crate) struct HandedSet {
+    pub(crate) set: SealedSet,
+    /// When it was handed over.
+    pub(crate) at: Instant,
 }
 
 /// Sets that the channel to the sink takes: all in flight, and one beyond before a settled

@@ -11,6 +11,7 @@
 //! | `reader` | the reader thread |
 //! | `task` | the one place that starts threads and tasks |
 //! | `messages`, `board` | what threads tell each other, and the outside |
+//! | `budget`, `remarks` | where the reader's time goes; what it tells of the rows that pass |
 //! | [`arrivals`] | what has reached Kafka, for whoever waits for it |
 //! | [`status`] | the snapshot for the outside |
 //!
@@ -21,10 +22,12 @@
 pub(crate) mod acquire;
 pub mod arrivals;
 pub(crate) mod board;
+mod budget;
 pub mod intake;
 pub(crate) mod messages;
 pub mod pace;
 mod reader;
+mod remarks;
 mod run;
 mod silence;
 pub mod standby;

@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | idle: nothing sealed for the spacing | at once | wakes for every message |
 //! | busy | the spacing after the last one, and not while the sink is behind | the same |
-//! | backlog ([`Heat`]) | when full, after [`FILL_TIME_MAX`] at the latest | pauses [`HOT_PAUSE`] between reads |
+//! | backlog ([`Heat`]) | when full, after [`FILL_TIME_MAX`] at the latest | empties the socket, then pauses [`HOT_PAUSE`] (on a Unix socket [`HOT_PAUSE_UNIX`]) |
 //!
 //! The spacing is what a commit takes of late, from seal to answer, within [`SPACING_MIN`] and [`SPACING_MAX`]: a
 //! broker that answers fast is asked often, one that is slow, far away or busy with others is asked rarely,
@@ -39,8 +39,12 @@ pub const BEHIND_MIN: Duration = Duration::from_millis(100);
 const HOT_WINDOW: Duration = Duration::from_millis(5);
 /// An old stream cools only over this long.
 const COOL_WINDOW: Duration = Duration::from_millis(50);
-/// The reader's pause in a backlog: long enough that the walsender sends many rows per wake-up.
-pub const HOT_PAUSE: Duration = Duration::from_micros(250);
+/// The reader's pause in a backlog, once it has read all that was there: long enough that the socket fills up. What the
+/// walsender sends from then on the kernel puts together into large segments; before, every row is one of its own, and
+/// costs both sides as much as the row itself.
+pub const HOT_PAUSE: Duration = Duration::from_millis(4);
+/// The same on a Unix socket, which puts nothing together and is full after some 170 rows, whatever their size.
+pub const HOT_PAUSE_UNIX: Duration = Duration::from_micros(250);
 /// Sealed sets beyond this many wait for the sink; more events join the filling one meanwhile.
 pub const SEALED_AHEAD_MAX: usize = 2;
 

@@ -27,9 +27,11 @@ use tokio::sync::mpsc;
 
 use super::acquire::{Acquired, NotAcquired, acquire, is_busy};
 use super::board::Board;
-use super::intake::{CommittedSet, Intake, Now, SealedSet, Taken, UpdatesSeen};
-use super::messages::{Command, Event, Inbox, Plan, ReaderEnd};
-use super::pace::{Due, HOT_PAUSE};
+use super::budget::{Budget, Stage};
+use super::intake::{CommittedSet, Intake, Now, Taken};
+use super::messages::{Command, Event, HandedSet, Inbox, Plan, ReaderEnd};
+use super::pace::{Due, HOT_PAUSE, HOT_PAUSE_UNIX};
+use super::remarks::Remarks;
 use super::silence::{self, Silence, Verdict};
 use crate::config::Config;
 use crate::error::{Class, Code, Fault};
@@ -42,12 +44,6 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(200);
 /// A drain reads on to the end of the open transaction for this long.
 const DRAIN_READ_MAX: Duration = Duration::from_secs(5);
-/// Between two warnings about events that carry the relay's time.
-const RETIMED_INTERVAL: Duration = Duration::from_secs(60);
-/// Between two warnings about dead letters.
-const LETTERS_INTERVAL: Duration = Duration::from_secs(60);
-/// How often the log tells of updated outbox rows.
-const UPDATES_INTERVAL: Duration = Duration::from_secs(60);
 /// Frames taken before the clock is looked at again.
 const FRAMES_PER_LOOK: usize = 64;
 
@@ -56,7 +52,7 @@ pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
     pub(crate) inbox: Inbox,
     pub(crate) events: mpsc::Sender<Event>,
-    pub(crate) sets: mpsc::Sender<SealedSet>,
+    pub(crate) sets: mpsc::Sender<HandedSet>,
     pub(crate) board: Arc<Board>,
     /// See [`Intake::settle_before`].
     pub(crate) settle_before: Option<Lsn>,
@@ -86,7 +82,7 @@ fn read(context: Context) -> Result<ReaderEnd, Fault> {
     };
     tell(&events, Event::SlotOwned(Box::new(facts)));
     let (mut link, mut frames) = (stream.link, stream.frames);
-    let end = match hold(&mut link, &inbox, &config)? {
+    let end = match hold(&mut link, &inbox, &config, &board)? {
         None => Ok(ReaderEnd::Released),
         Some(plan) => {
             let mut streaming = Streaming::new(config, inbox, events, sets, board, link, *plan);
@@ -102,7 +98,7 @@ fn read(context: Context) -> Result<ReaderEnd, Fault> {
 }
 
 /// Keeps the slot while the sink recovers.
-fn hold(link: &mut Link, inbox: &Inbox, config: &Config) -> Result<Option<Box<Plan>>, Fault> {
+fn hold(link: &mut Link, inbox: &Inbox, config: &Config, board: &Board) -> Result<Option<Box<Plan>>, Fault> {
     let since = Instant::now();
     loop {
         match inbox.next() {
@@ -112,7 +108,7 @@ fn hold(link: &mut Link, inbox: &Inbox, config: &Config) -> Result<Option<Box<Pl
             None => {}
         }
         if since.elapsed() >= COMMIT_STALL_MAX {
-            return Err(stalled("the checkpoint could not be read"));
+            return Err(stalled(&format!("a start did not get beyond {}", board.step())));
         }
         link.send_status(Lsn::ZERO, false).map_err(|error| stream_fault(config, &error))?;
         link.wait(&inbox.wake, false, STATUS_INTERVAL).map_err(|error| {
@@ -162,7 +158,7 @@ struct Streaming {
     config: Arc<Config>,
     inbox: Inbox,
     events: mpsc::Sender<Event>,
-    sets: mpsc::Sender<SealedSet>,
+    sets: mpsc::Sender<HandedSet>,
     board: Arc<Board>,
     link: Link,
     intake: Intake,
@@ -180,17 +176,8 @@ struct Streaming {
     asks: bool,
     /// When the sink last showed progress, or got work after having none.
     progress_at: Instant,
-    /// Retimed events that a warning told of, and when.
-    retimed: u64,
-    retimed_at: Option<Instant>,
-    /// Dead letters that a warning told of, and when.
-    letters: (u64, u64),
-    letters_at: Option<Instant>,
-    /// Updates of outbox rows that the log told of, and when.
-    updates: UpdatesSeen,
-    updates_at: Option<Instant>,
-    /// Messages outside of transactions that were counted and, once, warned of.
-    strays: u64,
+    remarks: Remarks,
+    budget: Budget,
 }
 
 impl Streaming {
@@ -198,7 +185,7 @@ impl Streaming {
         config: Arc<Config>,
         inbox: Inbox,
         events: mpsc::Sender<Event>,
-        sets: mpsc::Sender<SealedSet>,
+        sets: mpsc::Sender<HandedSet>,
         board: Arc<Board>,
         link: Link,
         plan: Plan,
@@ -227,13 +214,8 @@ impl Streaming {
             silence: Silence::new(Duration::ZERO),
             asks: false,
             progress_at: origin,
-            retimed: 0,
-            retimed_at: None,
-            letters: (0, 0),
-            letters_at: None,
-            updates: UpdatesSeen::default(),
-            updates_at: None,
-            strays: 0,
+            remarks: Remarks::default(),
+            budget: Budget::start(),
         }
     }
 
@@ -253,6 +235,7 @@ impl Streaming {
             if self.attend()? == Attention::Released {
                 return Ok(ReaderEnd::Released);
             }
+            self.budget.spent(Stage::Attend);
             let wants_frames = self.wants_frames() && !self.intake.is_full();
             let took = if wants_frames { self.take_frames(frames)? } else { Took::Nothing };
             if took == Took::Released {
@@ -260,6 +243,7 @@ impl Streaming {
             }
             // After `Took::Late` no frame is wanted any more: what is sealed is still committed.
             let due = self.settle();
+            self.budget.spent(Stage::Seal);
             if self.drained() {
                 self.send_status()?;
                 hit(Step::Drained);
@@ -270,7 +254,8 @@ impl Streaming {
             }
             self.listen(wants_frames)?;
             if self.intake.is_hot() && wants_frames {
-                std::thread::sleep(HOT_PAUSE);
+                std::thread::sleep(if self.link.is_unix() { HOT_PAUSE_UNIX } else { HOT_PAUSE });
+                self.budget.spent(Stage::Wait);
             } else {
                 self.wait(wants_frames, due)?;
             }
@@ -324,14 +309,18 @@ impl Streaming {
         }
         if taken > 0 {
             self.silence.heard(self.now().monotonic);
+            self.budget.spent(Stage::Take);
             return Ok(Took::Some);
         }
         let read = self.link.read_into(frames).map_err(|error| stream_fault(&self.config, &error))?;
+        self.budget.spent(Stage::Read);
         if read > 0 {
             self.silence.heard(self.now().monotonic);
         }
         self.intake.heat(read, now);
-        Ok(if read > 0 && !self.intake.is_hot() { Took::Some } else { Took::Nothing })
+        // In a backlog the pause comes once the socket is empty, so that it bounds no rate.
+        let more = !self.intake.is_hot() || self.link.has_more();
+        Ok(if read > 0 && more { Took::Some } else { Took::Nothing })
     }
 
     /// Everything that came was read: whether somebody is there at all.
@@ -419,6 +408,7 @@ impl Streaming {
 
     /// Waits, with a frame at hand, until a command changes something. Never `GoOn`.
     fn wait_for_change(&mut self) -> Result<Attention, Fault> {
+        self.budget.spent(Stage::Take);
         loop {
             match self.attend()? {
                 Attention::GoOn => {}
@@ -527,8 +517,10 @@ impl Streaming {
     fn hand_over(&mut self) {
         for set in self.intake.take_sealed() {
             hit(Step::SetHandedOver);
+            let filled = set.filled_for;
             // A sink that is gone has told the supervisor, which will release us.
-            let _ = self.sets.try_send(set);
+            let _ = self.sets.try_send(HandedSet { set, at: Instant::now() });
+            self.board.handed_over(filled, self.budget.take());
         }
     }
 
@@ -560,76 +552,8 @@ impl Streaming {
         self.status_at = Instant::now();
         self.asked = false;
         self.board.confirmed(confirmed, self.intake.server_lsn());
-        self.warn_of_retimed();
-        self.warn_of_letters();
-        self.tell_of_updates();
-        self.count_strays();
+        self.remarks.look(&self.intake, &self.board);
         Ok(())
-    }
-
-    /// Somebody may believe that an update gives an event; once a minute will do.
-    fn tell_of_updates(&mut self) {
-        let (now, told) = (self.intake.updates(), self.updates);
-        if now == told || self.updates_at.is_some_and(|at| at.elapsed() < UPDATES_INTERVAL) {
-            return;
-        }
-        let code = Code::OutboxUpdated;
-        if now.errors > told.errors {
-            tracing::error!(%code, rows = now.errors - told.errors, "updates of outbox rows give no events");
-        }
-        if now.warnings > told.warnings {
-            tracing::warn!(%code, rows = now.warnings - told.warnings, "updates of outbox rows give no events");
-        }
-        (self.updates, self.updates_at) = (now, Some(Instant::now()));
-    }
-
-    /// A warning for the first: they are refused by rule, not by mistake.
-    fn count_strays(&mut self) {
-        let strays = self.intake.strays();
-        if strays == self.strays {
-            return;
-        }
-        if self.strays == 0 {
-            tracing::warn!(
-                code = %Code::StrayMessage,
-                "a message with the prefix of events was written outside of a transaction: it may come from one that rolled back and is not relayed; emit with transactional = true"
-            );
-        }
-        self.board.refused(strays - self.strays);
-        self.strays = strays;
-    }
-
-    /// Consumers see the relay's time on such records, so somebody should know; once a minute will do.
-    fn warn_of_retimed(&mut self) {
-        let retimed = self.intake.retimed();
-        if retimed > self.retimed && self.retimed_at.is_none_or(|at| at.elapsed() >= RETIMED_INTERVAL) {
-            tracing::warn!(
-                events = retimed - self.retimed,
-                "commit times are older than half of the topic's retention, or beyond what it takes: records carry the relay's time and pb-ts"
-            );
-            (self.retimed, self.retimed_at) = (retimed, Some(Instant::now()));
-        }
-    }
-
-    /// Somebody has to look after them; the first at once, and then once a minute will do.
-    fn warn_of_letters(&mut self) {
-        let seen = self.intake.letters();
-        let now = (seen.letters, seen.strange);
-        if now == self.letters || self.letters_at.is_some_and(|at| at.elapsed() < LETTERS_INTERVAL) {
-            return;
-        }
-        if let Some(Fault { code: reason, message, cause, .. }) = &seen.last
-            && seen.letters > self.letters.0
-        {
-            let rows = seen.letters - self.letters.0;
-            let code = Code::DeadLettered;
-            tracing::warn!(%code, rows, %reason, cause, "to dead letters, the last of them: {message}");
-        }
-        if seen.strange > self.letters.1 {
-            let orders = seen.strange - self.letters.1;
-            tracing::warn!(orders, "orders about dead letters could not be understood and were ignored");
-        }
-        (self.letters, self.letters_at) = (now, Some(Instant::now()));
     }
 
     /// Waits for the socket, the doorbell or the next thing that is due.
@@ -647,6 +571,7 @@ impl Streaming {
         self.link.wait(&self.inbox.wake, want_read, timeout).map_err(|error| {
             Fault::new(Code::Internal, "cannot wait for the replication socket").because(error)
         })?;
+        self.budget.spent(Stage::Wait);
         Ok(())
     }
 

@@ -13,8 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::arrivals::Arrivals;
 use super::board::Board;
-use super::intake::SealedSet;
-use super::messages::{Command, Event, Outlet, ReaderEnd, SETS_QUEUED_MAX, inbox};
+use super::messages::{Command, Event, HandedSet, Outlet, ReaderEnd, SETS_QUEUED_MAX, inbox};
 use super::state::{Action, Deadlines, Gone, Input, Lifecycle};
 use super::status::{State, Status};
 use super::{acquire, reader, task};
@@ -196,7 +195,7 @@ struct Supervisor {
     /// The running reader's inbox.
     reader: Option<Outlet>,
     /// The sink's end of the channel of sets, until the sink starts.
-    sink_side: Option<mpsc::Receiver<SealedSet>>,
+    sink_side: Option<mpsc::Receiver<HandedSet>>,
     facts: Option<SourceFacts>,
     lineage: Option<JoinHandle<()>>,
     /// What housekeeping may do; its job ends with this.
@@ -501,8 +500,9 @@ async fn look_at_publication(
     let tables: Vec<TableName> = config.outbox.iter().map(|outbox| outbox.table.clone()).collect();
     let Some((state, end)) = lineage.publication(&tables).await? else { return Ok(()) };
     let since = looked_at.as_deref().unwrap_or("the start");
-    acquire::serves(&config.postgres.publication, &state).map_err(|fault| {
-        fault.because(format!("seen at {end}: rows written since {since} may not have been relayed"))
+    acquire::serves(config, &state).map_err(|fault| {
+        let found = fault.cause.as_ref().map(|cause| format!("{cause}; ")).unwrap_or_default();
+        fault.because(format!("{found}seen at {end}: rows written since {since} may not have been relayed"))
     })?;
     *looked_at = Some(end);
     Ok(())

@@ -17,7 +17,7 @@
 //! | input | in | leads to |
 //! | --- | --- | --- |
 //! | a fault of class Retry | any | Closing, then Waiting with back-off, then Acquiring |
-//! | the same before the first streaming, after the deadline | any | Stopped with the fault (exit 69) |
+//! | the same before the first streaming, after the deadline | any but standing by | Stopped with the fault (exit 69) |
 //! | Halt | any | Closing, then Halted: the slot is released |
 //! | Reject, the first time at this transaction | any | as Retry, but the reader then commits everything before the transaction on its own |
 //! | Reject, again at the same transaction | any | Closing, then Halted: all that came before is published |
@@ -106,7 +106,8 @@ pub enum Action {
 /// Limits that the caller sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
-    /// Faults of unreachable servers end the run if it has not streamed by then.
+    /// Faults of unreachable servers end the run if it has not streamed by then. A standby's time begins when it takes
+    /// over: nobody else is left to do so.
     pub start: Duration,
     /// A drain that takes longer is given up.
     pub drain: Duration,
@@ -143,6 +144,8 @@ pub struct Lifecycle {
     reader_runs: bool,
     sink_runs: bool,
     has_streamed: bool,
+    /// Another client had the slot, and it was not ours since.
+    stands_by: bool,
     paused: bool,
     /// The transaction with an event that could not be published.
     rejected_at: Option<Lsn>,
@@ -159,6 +162,7 @@ impl Lifecycle {
             reader_runs: false,
             sink_runs: false,
             has_streamed: false,
+            stands_by: false,
             paused: false,
             rejected_at: None,
             started_at: Duration::ZERO,
@@ -186,8 +190,8 @@ impl Lifecycle {
                 self.started_at = now;
                 self.acquire()
             }
-            Input::SlotBusy => self.show_if(&Phase::Acquiring, State::StandingBy),
-            Input::SlotOwned => self.owned(),
+            Input::SlotBusy => self.busy(),
+            Input::SlotOwned => self.owned(now),
             Input::Recovered => self.recovered(),
             Input::Paused(paused) => {
                 self.paused = paused;
@@ -215,9 +219,17 @@ impl Lifecycle {
         if self.phase == *phase { vec![Action::Show(state, None)] } else { Vec::new() }
     }
 
-    fn owned(&mut self) -> Vec<Action> {
+    fn busy(&mut self) -> Vec<Action> {
+        self.stands_by = true;
+        self.show_if(&Phase::Acquiring, State::StandingBy)
+    }
+
+    fn owned(&mut self, now: Duration) -> Vec<Action> {
         if self.phase != Phase::Acquiring {
             return Vec::new();
+        }
+        if std::mem::take(&mut self.stands_by) {
+            self.started_at = now;
         }
         self.phase = Phase::Recovering;
         self.sink_runs = true;
@@ -287,7 +299,8 @@ impl Lifecycle {
         actions
     }
 
-    /// Before the first streaming an unreachable server is a wrong address until shown otherwise.
+    /// Before the first streaming an unreachable server is a wrong address until shown otherwise. A standby has seen the
+    /// leader's slot, so its Postgres is the right one.
     fn start_is_over(&self, fault: &Fault, now: Duration) -> bool {
         let unreachable = matches!(
             fault.code,
@@ -295,6 +308,10 @@ impl Lifecycle {
                 | Code::KafkaUnreachable
                 // A dying broker cuts the handshake as a TLS listener does: only time can tell.
                 | Code::KafkaTlsOrSasl
+                | Code::KafkaTlsNotOffered
+                | Code::KafkaTlsFailed
+                | Code::KafkaToken
+                | Code::PgTlsFailed
                 | Code::PgProtocol
                 | Code::KafkaProtocol
                 | Code::CommitStalled
@@ -302,7 +319,8 @@ impl Lifecycle {
                 | Code::PgStandby
                 | Code::SystemLimit
         );
-        !self.has_streamed && unreachable && now.saturating_sub(self.started_at) >= self.deadlines.start
+        let proven = self.has_streamed || self.stands_by;
+        !proven && unreachable && now.saturating_sub(self.started_at) >= self.deadlines.start
     }
 
     fn close(&mut self, then: Then, now: Duration) -> Vec<Action> {
@@ -472,10 +490,36 @@ mod tests {
         let actions = fresh.step(Input::ReaderGone(Gone::Fault(retry())), 31 * S);
         assert!(actions.contains(&Action::End(Some(retry()))), "{actions:?}");
 
+        for code in [Code::KafkaTlsNotOffered, Code::KafkaTlsFailed, Code::KafkaToken, Code::PgTlsFailed] {
+            let fault = Fault::new(code, "no");
+            let mut fresh = machine();
+            fresh.step(Input::Start, S);
+            let actions = fresh.step(Input::ReaderGone(Gone::Fault(fault.clone())), 31 * S);
+            assert!(actions.contains(&Action::End(Some(fault))), "{code}: its page says so");
+        }
+
         let mut seasoned = streaming();
         seasoned.step(Input::SinkGone(Some(retry())), 100 * S);
         seasoned.step(Input::ReaderGone(Gone::Released), 100 * S);
         assert!(!seasoned.is_over());
+    }
+
+    /// It may have stood by for days: that is no time in which a server could not be reached.
+    #[test]
+    fn a_standby_outlives_a_fault_and_has_its_deadline_from_the_takeover_on() {
+        let mut m = machine();
+        m.step(Input::Start, S);
+        m.step(Input::SlotBusy, S);
+        m.step(Input::ReaderGone(Gone::Fault(retry())), 1000 * S);
+        assert!(!m.is_over(), "Postgres restarts while it stands by");
+        assert_eq!(m.step(Input::Tick, 1001 * S), [Action::StartReader { settle_before: None }]);
+        for (owned, over) in [(1001, false), (1020, false), (1040, true)] {
+            m.step(Input::SlotOwned, owned * S);
+            m.step(Input::SinkGone(Some(Fault::new(Code::CommitStalled, "x"))), (owned + 1) * S);
+            m.step(Input::ReaderGone(Gone::Released), (owned + 1) * S);
+            assert_eq!(m.is_over(), over, "{owned} s");
+            m.step(Input::Tick, (owned + 10) * S);
+        }
     }
 
     #[test]

@@ -92,16 +92,7 @@ pub fn compare(
     if fork > facts.wal_position {
         let message = format!("--fork {fork}: the server's WAL ends at {}, before that", facts.wal_position);
         return Err(Fault::new(Code::ConfigValue, message).hint(
-            "it is where the server's crash recovery ended when it was restored: see its log, `redo done at`",
-        ));
-    }
-    if facts.confirmed_flush_lsn > fork {
-        let message = format!(
-            "slot {} is confirmed at {}, behind the fork at {fork}: what was committed in between is not relayed",
-            checkpoint.slot, facts.confirmed_flush_lsn
-        );
-        return Err(Fault::new(Code::SlotAhead, message).hint(
-            "find out which outbox rows lie in the gap; `pillarbox setup --adopt-slot` gives it up and begins at the slot",
+            "it is where the server's crash recovery ended when it was restored: see its log, `invalid record length at`",
         ));
     }
     Ok(History::Cut(Cut { fork, epoch: Epoch(checkpoint.epoch), fault }))
@@ -112,12 +103,37 @@ fn is_cut(fork: Lsn, checkpoint: &PositionRecord) -> bool {
     fork < checkpoint.published_end_lsn || checkpoint.index.is_some() && fork <= checkpoint.commit_lsn
 }
 
+/// Whether the pipeline can go on at the fork.
+///
+/// # Errors
+/// The slot begins behind it.
+pub fn acceptable(cut: &Cut, facts: &SourceFacts, checkpoint: &PositionRecord) -> Result<(), Fault> {
+    if facts.confirmed_flush_lsn <= cut.fork {
+        return Ok(());
+    }
+    let message = format!(
+        "slot {} is confirmed at {}, behind the fork at {}: what was committed in between is not relayed",
+        checkpoint.slot, facts.confirmed_flush_lsn, cut.fork
+    );
+    Err(Fault::new(Code::SlotAhead, message).hint(
+        "find out which outbox rows lie in the gap; `pillarbox setup --adopt-slot` gives it up and begins at the slot",
+    ))
+}
+
 /// The checkpoint with which the pipeline goes on behind the fork.
-pub fn accepted(cut: &Cut, facts: &SourceFacts, checkpoint: &PositionRecord) -> PositionRecord {
+///
+/// # Errors
+/// As [`acceptable`].
+pub fn accepted(
+    cut: &Cut,
+    facts: &SourceFacts,
+    checkpoint: &PositionRecord,
+) -> Result<PositionRecord, Fault> {
+    acceptable(cut, facts, checkpoint)?;
     // What was published before the fork stays covered as it is. No transaction commits exactly at the fork:
     // there a timeline or a recovery ends.
     let survives = checkpoint.commit_lsn < cut.fork;
-    PositionRecord {
+    Ok(PositionRecord {
         epoch: checkpoint.epoch + 1,
         commit_lsn: checkpoint.commit_lsn.min(cut.fork),
         commit_ms: checkpoint.commit_ms.filter(|_| survives),
@@ -128,7 +144,7 @@ pub fn accepted(cut: &Cut, facts: &SourceFacts, checkpoint: &PositionRecord) -> 
         timeline: facts.timeline.0,
         lineage_nonce: None,
         ..checkpoint.clone()
-    }
+    })
 }
 
 #[cfg(test)]
@@ -222,13 +238,15 @@ mod tests {
         let other = SourceFacts { system_id: SystemId(8), ..promoted() };
         assert_eq!(code(compare(&other, &checkpoint(), Some(Lsn(150)))), Code::SystemIdDiffers);
         let ahead = SourceFacts { confirmed_flush_lsn: Lsn(151), ..promoted() };
-        assert_eq!(code(compare(&ahead, &checkpoint(), None)), Code::SlotAhead);
+        let History::Cut(cut) = compare(&ahead, &checkpoint(), None).unwrap() else { panic!() };
+        let refused = accepted(&cut, &ahead, &checkpoint()).map_err(|fault| fault.code);
+        assert_eq!(refused.err(), Some(Code::SlotAhead));
     }
 
     #[test]
     fn behind_the_fork_nothing_is_covered_and_before_it_everything() {
         let History::Cut(cut) = compare(&promoted(), &checkpoint(), None).unwrap() else { panic!() };
-        let now = accepted(&cut, &promoted(), &checkpoint());
+        let now = accepted(&cut, &promoted(), &checkpoint()).unwrap();
         let covered: Covered = now.covered();
         assert_eq!((covered.commit_lsn, covered.index), (Lsn(150), None));
         assert_eq!((now.epoch, now.resume_lsn, now.published_end_lsn), (4, Lsn(150), Lsn(150)));
@@ -243,7 +261,7 @@ mod tests {
     fn a_fork_behind_everything_that_was_published_changes_nothing_but_the_epoch() {
         let split = PositionRecord { index: Some(8), part: Some(2), commit_lsn: Lsn(230), ..checkpoint() };
         let History::Cut(cut) = compare(&restored(), &split, Some(Lsn(250))).unwrap() else { panic!() };
-        let now = accepted(&cut, &restored(), &split);
+        let now = accepted(&cut, &restored(), &split).unwrap();
         assert_eq!(
             (now.covered(), now.part),
             (split.covered(), Some(2)),
@@ -256,7 +274,7 @@ mod tests {
     fn half_of_a_transaction_behind_the_fork_is_forgotten() {
         let split = PositionRecord { index: Some(8), part: Some(2), commit_lsn: Lsn(210), ..checkpoint() };
         let History::Cut(cut) = compare(&promoted(), &split, None).unwrap() else { panic!() };
-        let now = accepted(&cut, &promoted(), &split);
+        let now = accepted(&cut, &promoted(), &split).unwrap();
         assert_eq!((now.index, now.part, now.commit_lsn), (None, None, Lsn(150)));
     }
 }

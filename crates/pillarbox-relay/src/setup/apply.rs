@@ -78,7 +78,7 @@ pub async fn apply(
     let checkpoint = read_checkpoint(&cluster, config).await?;
     let reads_statistics = postgres.reads_statistics;
     let revoke = (config.messages.is_some() && postgres.messages_public)
-        .then(|| revoke_messages(postgres.server_version, &config.postgres.user));
+        .then(|| revoke_messages(postgres.server_version, &config.postgres));
     let facts = Facts { postgres, checkpoint };
     let (steps, start) = plan(config, &facts, options.adopt_slot)?;
     if options.dry_run {

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use crate::config::{Config, Postgres, TableName};
+use pillarbox_wire::lsn::TimelineId;
+
+use super::shard::SAMPLES;
+use crate::config::{Config, Outbox, Postgres, TableName};
 use crate::error::Fault;
 use crate::position::checkpoint::PositionRecord;
 use crate::source::{
-    Attempt, Connection, PublicationState, SlotInfo, SourceError, SystemInfo, TextRow, quote_literal,
+    Attempt, Connection, KeyFacts, PublicationState, SlotInfo, SourceError, SystemInfo, TextRow,
+    TimelineSwitch, quote_literal,
 };
 
 /// Look-ups in catalogs.
@@ -28,6 +32,8 @@ pub struct PostgresFacts {
     pub server_version: u32,
     /// Who it is, and where its WAL ends.
     pub system: SystemInfo,
+    /// Where its former timelines ended.
+    pub history: Vec<TimelineSwitch>,
     /// `wal_level`.
     pub wal_level: String,
     /// A standby.
@@ -59,6 +65,10 @@ pub struct TableFacts {
     pub exists: bool,
     /// Its columns.
     pub columns: Vec<String>,
+    /// Those of type jsonb.
+    pub jsonb: Vec<String>,
+    /// How its rows are told apart, where it is shared by key.
+    pub key: Option<KeyFacts>,
 }
 
 /// What the cluster has.
@@ -90,17 +100,23 @@ impl Reader<'_> {
         let config = self.config;
         let names: Vec<TableName> = config.outbox.iter().map(|outbox| outbox.table.clone()).collect();
         let server = self.row(SERVER)?;
+        let system = self.connection.identify_system()?;
+        let history = match system.timeline > TimelineId(1) {
+            true => self.connection.timeline_history(system.timeline)?,
+            false => Vec::new(),
+        };
         let schema_exists = is_true(server.get(2));
         Ok(PostgresFacts {
             server_version: self.connection.server_version(),
-            system: self.connection.identify_system()?,
+            system,
+            history,
             wal_level: server.get(0).unwrap_or_default().to_owned(),
             in_recovery: is_true(server.get(1)),
             schema_version: if schema_exists { self.schema_version()? } else { 0 },
             granted: schema_exists && is_true(self.row(&granted_query(&config.postgres))?.get(0)),
             reads_statistics: is_true(server.get(3)),
             messages_public: is_true(server.get(4)),
-            tables: names.iter().map(|table| self.table(table)).collect::<Result<_, _>>()?,
+            tables: config.outbox.iter().map(|outbox| self.table(outbox)).collect::<Result<_, _>>()?,
             publication: self.connection.publication(&config.postgres.publication, &names)?,
             slot: self.connection.slot(&config.postgres.slot)?,
         })
@@ -116,13 +132,22 @@ impl Reader<'_> {
         Ok(row.get(0).and_then(|text| text.parse().ok()).unwrap_or(0))
     }
 
-    fn table(&mut self, table: &TableName) -> Result<TableFacts, SourceError> {
+    fn table(&mut self, outbox: &Outbox) -> Result<TableFacts, SourceError> {
+        let table = &outbox.table;
+        let key = outbox.shard.map(|_| self.connection.key_facts(table, &outbox.key_column, &SAMPLES));
         let rows = self.connection.query(&table_query(table), FACT_TIMEOUT)?;
         Ok(TableFacts {
             table: table.clone(),
             schema_exists: !rows.is_empty(),
             exists: rows.first().is_some_and(|row| row.get(0).is_some()),
             columns: rows.iter().filter_map(|row| row.get(1)).map(str::to_owned).collect(),
+            jsonb: rows
+                .iter()
+                .filter(|row| is_true(row.get(2)))
+                .filter_map(|row| row.get(1))
+                .map(str::to_owned)
+                .collect(),
+            key: key.transpose()?,
         })
     }
 }
@@ -153,7 +178,7 @@ fn granted_query(postgres: &Postgres) -> String {
 /// A row for each column; one with NULLs for a schema without the table; none without the schema.
 fn table_query(table: &TableName) -> String {
     format!(
-        "SELECT c.oid, a.attname FROM pg_namespace n \
+        "SELECT c.oid, a.attname, a.atttypid = 'jsonb'::regtype FROM pg_namespace n \
          LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = {} AND c.relkind IN ('r', 'p') \
          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
          WHERE n.nspname = {} ORDER BY a.attnum",

@@ -22,6 +22,7 @@ mod facts;
 mod migrations;
 mod plan;
 mod roles;
+mod shard;
 mod statements;
 
 pub use apply::{Options, Progress, Report, apply};
@@ -34,4 +35,7 @@ pub(crate) use facts::read_postgres;
 pub(crate) use migrations::SCHEMA_VERSION;
 pub(crate) use plan::SERVER_VERSION_MIN;
 pub(crate) use roles::{delete_grants, grants};
-pub(crate) use statements::{column_names, revoke_messages};
+pub(crate) use shard::{SAMPLES, verify_key, verify_shard};
+pub(crate) use statements::{
+    add_to_publication, column_names, qualified, republish, revoke_messages, used_columns,
+};

@@ -9,12 +9,16 @@
 //! | there | not ahead, same system | - | nothing |
 //! | there | ahead, or another system | yes | checkpoint of a new epoch at its `confirmed_flush_lsn` |
 //! | there | ahead, or another system | no | refuse |
+//!
+//! Ahead is a slot that is confirmed beyond what was relayed of this database's history: beyond the checkpoint, or beyond
+//! the place where the checkpoint's timeline ended, if that comes first.
 
 use std::fmt;
 
 use pillarbox_wire::lsn::Lsn;
 
 use super::facts::{CheckpointFacts, Facts, PostgresFacts};
+use super::shard::{takes_shard, verify_key, verify_shard};
 use super::{migrations, roles, statements};
 use crate::config::{Config, Outbox};
 use crate::error::{Code, Fault};
@@ -125,14 +129,21 @@ fn server(facts: &PostgresFacts) -> Result<(), Fault> {
 fn start(config: &Config, facts: &Facts, adopt_slot: bool) -> Result<Start, Fault> {
     let name = &config.postgres.slot;
     match (&facts.checkpoint, &facts.postgres.slot) {
+        // Another server: its WAL is no gap in what was relayed.
+        (CheckpointFacts::Position(checkpoint), None)
+            if checkpoint.system_id != facts.postgres.system.system_id.to_string() =>
+        {
+            Err(other_system(checkpoint, &facts.postgres))
+        }
         (CheckpointFacts::Position(checkpoint), None) => Err(slot_missing(config, checkpoint, &facts.postgres)),
         (CheckpointFacts::Position(checkpoint), Some(slot)) => {
             let at = usable(config, slot)?;
             let same_system = checkpoint.system_id == facts.postgres.system.system_id.to_string();
-            match (same_system && at <= checkpoint.resume_lsn, adopt_slot) {
+            let relayed = relayed(checkpoint, &facts.postgres);
+            match (same_system && at <= relayed, adopt_slot) {
                 (true, _) => Ok(Start::Begun),
                 (false, true) => free(config, slot).map(|()| Start::AdoptedSlot { at, replace: true }),
-                (false, false) if same_system => Err(slot_ahead(config, checkpoint, at)),
+                (false, false) if same_system => Err(slot_ahead(config, relayed, at)),
                 (false, false) => Err(other_system(checkpoint, &facts.postgres)),
             }
         }
@@ -150,6 +161,12 @@ fn start(config: &Config, facts: &Facts, adopt_slot: bool) -> Result<Start, Faul
             "`pillarbox setup --adopt-slot` begins at that position; to begin anew: SELECT pg_drop_replication_slot('{name}');"
         ))),
     }
+}
+
+/// How far this database's history was relayed: what follows in the checkpoint's timeline may be in no database any more.
+fn relayed(checkpoint: &PositionRecord, facts: &PostgresFacts) -> Lsn {
+    let ended = facts.history.iter().find(|switch| switch.timeline.0 == checkpoint.timeline);
+    ended.map_or(checkpoint.resume_lsn, |switch| checkpoint.resume_lsn.min(switch.fork_lsn))
 }
 
 fn at(slot: &SlotInfo) -> String {
@@ -199,18 +216,15 @@ fn slot_missing(config: &Config, checkpoint: &PositionRecord, facts: &PostgresFa
             to.saturating_sub(from)
         ))
         .hint(format!(
-            "find those rows in the outbox table; to give the gap up: SELECT pg_create_logical_replication_slot('{name}', 'pgoutput'); then `pillarbox setup --adopt-slot`"
+            "find those rows in the outbox table; to give the gap up: {} then `pillarbox setup --adopt-slot`",
+            statements::create_slot(name, facts.server_version)
         ))
 }
 
-fn slot_ahead(config: &Config, checkpoint: &PositionRecord, at: Lsn) -> Fault {
+fn slot_ahead(config: &Config, relayed: Lsn, at: Lsn) -> Fault {
     let name = &config.postgres.slot;
     Fault::new(Code::SlotAhead, format!("slot \"{name}\" is confirmed at {at}, beyond the checkpoint"))
-        .because(format!(
-            "{} bytes of WAL after {} were never relayed",
-            at.saturating_sub(checkpoint.resume_lsn),
-            checkpoint.resume_lsn
-        ))
+        .because(format!("{} bytes of WAL after {relayed} were never relayed", at.saturating_sub(relayed)))
         .hint("find those rows in the outbox table; `pillarbox setup --adopt-slot` gives the gap up")
 }
 
@@ -246,6 +260,7 @@ fn schema(config: &Config, facts: &PostgresFacts) -> Result<Vec<Step>, Fault> {
 fn tables(config: &Config, facts: &PostgresFacts) -> Result<Vec<Step>, Fault> {
     let mut steps = Vec::new();
     for (outbox, found) in config.outbox.iter().zip(&facts.tables) {
+        found.key.iter().try_for_each(|key| verify_key(outbox, key))?;
         if found.exists {
             columns(outbox, &found.columns)?;
             continue;
@@ -289,7 +304,12 @@ fn publication(config: &Config, facts: &PostgresFacts) -> Result<Vec<Step>, Faul
         .hint(format!("ALTER PUBLICATION \"{name}\" SET (publish = 'insert');")));
     }
     let mut steps = Vec::new();
-    for table in publication.lacking() {
+    for (outbox, table) in config.outbox.iter().zip(&publication.tables) {
+        if table.published {
+            verify_shard(name, publication, outbox, table)?;
+            continue;
+        }
+        takes_shard(name, publication, outbox)?;
         if table.under_partition_names {
             let message =
                 format!("publication \"{name}\" publishes {} under its partitions' names", table.table);
@@ -297,7 +317,7 @@ fn publication(config: &Config, facts: &PostgresFacts) -> Result<Vec<Step>, Faul
                 .hint(format!("ALTER PUBLICATION \"{name}\" SET (publish_via_partition_root = true);")));
         }
         let title = format!("add table {} to publication \"{name}\"", table.table);
-        let sql = Some(statements::add_to_publication(name, &table.table));
+        let sql = Some(statements::add_to_publication(name, outbox));
         steps.push(Step { kind: StepKind::Publication, title, sql });
     }
     Ok(steps)

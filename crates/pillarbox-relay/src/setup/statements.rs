@@ -3,7 +3,7 @@
 
 use super::{migrations, roles};
 use crate::config::{Config, Housekeeping, Missing, Outbox, Partitions, Postgres, TableName, TopicPart};
-use crate::source::{quote_identifier, quote_literal};
+use crate::source::{PublishedTable, quote_identifier, quote_literal};
 
 /// Everything that setup would run in an empty database, for an administrator who prefers to run
 /// it. The slot is not in it: it belongs together with the first checkpoint.
@@ -28,9 +28,9 @@ pub fn print_sql(config: &Config) -> String {
     }
     parts.push(create_publication(config));
     if config.messages.is_some() {
-        parts.push(emit_comment(&config.postgres.user));
+        parts.push(emit_comment(config.postgres.sql_user()));
     }
-    parts.extend(config.outbox.iter().map(|outbox| complete_publication(config, &outbox.table)));
+    parts.extend(config.outbox.iter().map(|outbox| complete_publication(config, outbox)));
     parts.push(roles::fences(&config.postgres));
     text.push_str(&parts.join("\n\n"));
     text.push('\n');
@@ -80,15 +80,18 @@ fn revoke_messages_anywhere(role: &str) -> String {
     format!("DO {};", dollar_quote(&body))
 }
 
-/// The same for a server whose version is known, in two statements.
-pub(crate) fn revoke_messages(server_version: u32, role: &str) -> String {
+/// The same for a server whose version is known, in two statements. The lineage and orders are the SQL role's; whoever ran
+/// `setup` owns `pillarbox.emit()`.
+pub(crate) fn revoke_messages(server_version: u32, postgres: &Postgres) -> String {
+    let mut roles = vec![quote_identifier(postgres.sql_user()), quote_identifier(&postgres.user)];
+    roles.dedup();
     let flush = if server_version < 170_000 { "" } else { ", boolean" };
     let functions = ["text", "bytea"]
         .map(|content| format!("pg_catalog.pg_logical_emit_message(boolean, text, {content}{flush})"))
         .join(", ");
     format!(
         "REVOKE EXECUTE ON FUNCTION {functions} FROM PUBLIC; GRANT EXECUTE ON FUNCTION {functions} TO {};",
-        quote_identifier(role)
+        roles.join(", ")
     )
 }
 
@@ -179,7 +182,8 @@ fn columns(outbox: &Outbox) -> Vec<(String, &'static str)> {
     columns.extend(typed.into_iter().filter_map(|(column, kind)| Some((column.clone()?, kind))));
     columns.extend(outbox.headers.iter().map(|header| (header.column.clone(), "varchar(255)")));
     columns.extend(outbox.envelope.iter().map(|field| (field.column.clone(), "varchar(255)")));
-    columns.push((outbox.payload_column.clone(), "jsonb"));
+    // Not jsonb, which Postgres would render anew for each row that it sends.
+    columns.push((outbox.payload_column.clone(), "json"));
     if let Some(time) = time {
         columns.retain(|(name, _)| *name != time);
         // The time of the insert, not that of a transaction which may have begun long ago.
@@ -199,11 +203,23 @@ fn topic_columns(outbox: &Outbox) -> impl Iterator<Item = String> {
 
 /// Every column that the events of a table need, each once.
 pub(crate) fn column_names(outbox: &Outbox) -> Vec<String> {
+    named_columns(outbox, outbox.missing == Missing::Stop)
+}
+
+/// Every column that the events of a table can have something of, each once.
+pub(crate) fn used_columns(outbox: &Outbox) -> Vec<String> {
+    let mut names = named_columns(outbox, true);
+    // Nobody needs it, and whoever has it gets its headers.
+    names.extend(outbox.trace_column.clone());
+    names
+}
+
+fn named_columns(outbox: &Outbox, optional: bool) -> Vec<String> {
     let mut names = vec![outbox.id_column.clone(), outbox.key_column.clone(), outbox.payload_column.clone()];
     names.extend(topic_columns(outbox));
     names.extend(outbox.timestamp_column.clone());
     names.extend(outbox.version_column.clone());
-    if outbox.missing == Missing::Stop {
+    if optional {
         names.extend(outbox.headers.iter().map(|header| header.column.clone()));
         names.extend(outbox.envelope.iter().map(|field| field.column.clone()));
         names.extend(outbox.partition_column.clone());
@@ -216,7 +232,7 @@ pub(crate) fn column_names(outbox: &Outbox) -> Vec<String> {
 /// Only inserts: a relayed row may be deleted at any time. Under the root's name: daily partitions
 /// may be dropped at any time.
 pub(super) fn create_publication(config: &Config) -> String {
-    let tables: Vec<String> = config.outbox.iter().map(|outbox| qualified(&outbox.table)).collect();
+    let tables: Vec<String> = config.outbox.iter().map(published).collect();
     let name = &config.postgres.publication;
     // Without tables it publishes messages alone, which no publication filters.
     let tables = if tables.is_empty() { String::new() } else { format!(" FOR TABLE {}", tables.join(", ")) };
@@ -230,12 +246,37 @@ pub(super) fn create_publication(config: &Config) -> String {
     )
 }
 
-pub(super) fn add_to_publication(publication: &str, table: &TableName) -> String {
-    format!("ALTER PUBLICATION {} ADD TABLE {};", quote_identifier(publication), qualified(table))
+/// A table as a publication takes it: with the filter of its shard.
+pub(super) fn published(outbox: &Outbox) -> String {
+    let table = qualified(&outbox.table);
+    match outbox.shard {
+        Some(shard) => format!("{table} WHERE ({})", shard.filter(&quote_identifier(&outbox.key_column))),
+        None => table,
+    }
+}
+
+pub(crate) fn add_to_publication(publication: &str, outbox: &Outbox) -> String {
+    format!("ALTER PUBLICATION {} ADD TABLE {};", quote_identifier(publication), published(outbox))
+}
+
+/// The table in the publication, with these columns and the filter that it has; other tables stay as they are.
+pub(crate) fn republish(
+    publication: &str,
+    outbox: &Outbox,
+    published: &PublishedTable,
+    columns: &str,
+) -> String {
+    let (name, table) = (quote_identifier(publication), qualified(&outbox.table));
+    let filter = published.row_filter.as_ref().map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
+    format!(
+        "BEGIN; ALTER PUBLICATION {name} DROP TABLE {table}; \
+         ALTER PUBLICATION {name} ADD TABLE {table}{columns}{filter}; COMMIT;"
+    )
 }
 
 /// For a publication that was there before: adds the table if it is not in it.
-fn complete_publication(config: &Config, table: &TableName) -> String {
+fn complete_publication(config: &Config, outbox: &Outbox) -> String {
+    let table = &outbox.table;
     let name = &config.postgres.publication;
     let lacking = format!(
         "NOT EXISTS (SELECT FROM pg_publication_tables WHERE pubname = {} AND schemaname = {} AND tablename = {})",
@@ -243,7 +284,7 @@ fn complete_publication(config: &Config, table: &TableName) -> String {
         quote_literal(&table.schema),
         quote_literal(&table.name)
     );
-    guarded(&lacking, &add_to_publication(name, table))
+    guarded(&lacking, &add_to_publication(name, outbox))
 }
 
 /// Returns the position from which the slot decodes. From 17 on standbys can have a copy of it, which outlives
@@ -256,7 +297,7 @@ pub(super) fn create_slot(slot: &str, server_version: u32) -> String {
     )
 }
 
-pub(super) fn qualified(table: &TableName) -> String {
+pub(crate) fn qualified(table: &TableName) -> String {
     format!("{}.{}", quote_identifier(&table.schema), quote_identifier(&table.name))
 }
 
@@ -278,8 +319,17 @@ mod tests {
              \x20   \"aggregatetype\" varchar(255) NOT NULL,\n\
              \x20   \"aggregateid\" varchar(255) NOT NULL,\n\
              \x20   \"type\" varchar(255) NOT NULL,\n\
-             \x20   \"payload\" jsonb\n);"
+             \x20   \"payload\" json\n);"
         );
+    }
+
+    #[test]
+    fn whoever_writes_messages_for_the_relay_keeps_the_right() {
+        let mut postgres = postgres();
+        assert!(revoke_messages(180_000, &postgres).ends_with(" TO \"relay\";"));
+        postgres.sql = Some(crate::config::SqlRole { user: "sql".into(), password: None });
+        let statement = revoke_messages(150_000, &postgres);
+        assert!(statement.ends_with(" TO \"sql\", \"relay\";"), "{statement}");
     }
 
     #[test]
@@ -289,7 +339,7 @@ mod tests {
         let sql = create_table(&Outbox { housekeeping, timestamp_column, ..outbox() });
         for part in [
             "\"id\" uuid NOT NULL,",
-            "\"payload\" jsonb,\n    \"created_at\" timestamptz NOT NULL DEFAULT clock_timestamp(),",
+            "\"payload\" json,\n    \"created_at\" timestamptz NOT NULL DEFAULT clock_timestamp(),",
             "PRIMARY KEY (\"id\", \"created_at\")\n) PARTITION BY RANGE (\"created_at\");",
             "FOR n IN 0..7 LOOP",
             "'YYYYMMDD'",
@@ -312,8 +362,8 @@ mod tests {
         assert!(partitions.lines().all(|line| line.starts_with("--")), "{partitions}");
     }
 
-    fn housekeeping_of(outbox: Outbox) -> Option<String> {
-        let postgres = crate::config::Postgres {
+    fn postgres() -> crate::config::Postgres {
+        crate::config::Postgres {
             host: "db".into(),
             port: 5432,
             user: "relay".into(),
@@ -323,8 +373,11 @@ mod tests {
             publication: "p".into(),
             tls: Default::default(),
             sql: None,
-        };
-        housekeeping(&postgres, &outbox)
+        }
+    }
+
+    fn housekeeping_of(outbox: Outbox) -> Option<String> {
+        housekeeping(&postgres(), &outbox)
     }
 
     #[test]

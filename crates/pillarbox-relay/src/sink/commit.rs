@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pillarbox_failpoint::{Step, hit};
 use pillarbox_kafka::producer::{Committed, Lost, LostReason, Outcome, Producer, Transaction};
@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use super::record::Recorder;
 use crate::error::{Code, Fault};
 use crate::pipeline::board::{Board, Commit};
-use crate::pipeline::intake::{CommittedSet, Now, SealedSet, SetEnd};
-use crate::pipeline::messages::{Command, Outlet};
+use crate::pipeline::intake::{CommittedSet, Now, SetEnd};
+use crate::pipeline::messages::{Command, HandedSet, Outlet};
 use crate::position::checkpoint::Delta;
 
 /// What travels with a Kafka transaction.
@@ -30,6 +30,8 @@ pub(crate) struct Tag {
     dead_letters: usize,
     transactions: usize,
     whole: bool,
+    /// From handing over to submission.
+    queued: Duration,
     submitted_at: Instant,
 }
 
@@ -44,6 +46,7 @@ impl Tag {
             dead_letters: 0,
             transactions: 0,
             whole,
+            queued: Duration::ZERO,
             submitted_at: Instant::now(),
         }
     }
@@ -73,7 +76,7 @@ pub(crate) struct Sink {
     pub(crate) producer: Producer<Tag>,
     pub(crate) recorder: Recorder,
     pub(crate) clock: Clock,
-    pub(crate) sets: mpsc::Receiver<SealedSet>,
+    pub(crate) sets: mpsc::Receiver<HandedSet>,
     pub(crate) reader: Outlet,
     pub(crate) board: Arc<Board>,
 }
@@ -101,7 +104,7 @@ impl Sink {
         }
     }
 
-    fn submit(&mut self, set: SealedSet) {
+    fn submit(&mut self, HandedSet { set, at }: HandedSet) {
         let checkpoint = self.recorder.checkpoint(&set.end, &set.delta, self.clock.now());
         let tag = Tag {
             end: set.end,
@@ -111,6 +114,7 @@ impl Sink {
             dead_letters: set.dead_letters,
             transactions: set.transactions,
             whole: checkpoint.whole,
+            queued: at.elapsed(),
             submitted_at: Instant::now(),
         };
         self.producer.submit(Transaction { data: set.batches, last: checkpoint.batch, tag });
@@ -140,6 +144,7 @@ impl Sink {
             transactions: tag.transactions,
             last: tag.end.last.filter(|_| tag.events > 0),
             latency_ms: tag.end.last_commit_ms.filter(|_| tag.events > 0).map(|commit| unix_ms() - commit),
+            queued: tag.queued,
             whole: tag.submitted_at.elapsed(),
             produce: produce_wait,
             end_txn: end_txn_wait,

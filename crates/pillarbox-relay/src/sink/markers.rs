@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | nothing open, or under way | go on |
 //! | a marker is missing, the coordinator knows which | write it, log it, read the checkpoint again and look again |
+//! | a transaction is decided, the coordinator still writes its markers | start over and look again: it ends by itself |
 //! | a transaction is open, its outcome forgotten | start over: never guess, never fence what could still tell |
 //! | the marker may not be written | stop with the ACL to add |
 //! | a topic may not be looked at | go on without it, say so |
@@ -33,6 +34,7 @@ pub(super) async fn complete(cluster: &Cluster, config: &Config, table: Option<T
         let Some(report) = look(cluster, config, table.as_ref()).await? else { return Ok(()) };
         tell(&report);
         known(&report)?;
+        ended(&report)?;
         if report.written.is_empty() {
             return Ok(());
         }
@@ -51,6 +53,19 @@ fn known(report: &Report) -> Result<(), Fault> {
     Err(Fault::new(Code::KafkaMarkersLost, message).hint(
         "compare what the partition holds from that offset with the outbox, then end it: kafka-transactions.sh --bootstrap-server HOST:PORT abort, see the page of this code",
     ))
+}
+
+/// Whoever goes on before would wait all the same: the id is not given away, the checkpoint not visible.
+fn ended(report: &Report) -> Result<(), Fault> {
+    let Some(open) = report.ending.first() else { return Ok(()) };
+    let id = &open.transactional_id;
+    let partitions = report.ending.iter().filter(|other| other.transactional_id == *id).count();
+    let message = format!(
+        "a transaction of {id} is decided, but brokers have not ended it yet in {partitions} partition(s), {}/{} among them",
+        open.topic, open.partition
+    );
+    Err(Fault::new(Code::KafkaTransactionEnding, message)
+        .hint("it ends by itself, do not abort it; where it takes long, see whether the disk of the brokers is busy, and whether that partition has min.insync.replicas"))
 }
 
 async fn look(cluster: &Cluster, config: &Config, table: Option<&Table>) -> Result<Option<Report>, Fault> {
@@ -109,9 +124,26 @@ mod tests {
         };
         let written = Report { written: vec![(open(), Ending::Commit)], ..Report::default() };
         assert_eq!(known(&written), Ok(()));
-        let unknown = Report { unknown: vec![open()], ..written };
+        let unknown = Report { unknown: vec![open()], ending: vec![open()], ..written };
         let fault = known(&unknown).expect_err("a fault");
         assert_eq!((fault.code, fault.class()), (Code::KafkaMarkersLost, Class::Retry));
         assert!(fault.message.contains("orders/3 from offset 17"), "{}", fault.message);
+    }
+
+    #[test]
+    fn a_transaction_that_is_ending_is_waited_for_and_never_called_forgotten() {
+        let open = |partition| Open {
+            topic: "orders".to_owned(),
+            partition,
+            first_offset: 17,
+            transactional_id: "pillarbox.orders.1".to_owned(),
+        };
+        let other = Open { transactional_id: "pillarbox.orders.2".to_owned(), ..open(3) };
+        let ending = Report { ending: vec![open(3), open(4), other], ..Report::default() };
+        assert_eq!(known(&ending), Ok(()));
+        let fault = ended(&ending).expect_err("a fault");
+        assert_eq!((fault.code, fault.class()), (Code::KafkaTransactionEnding, Class::Retry));
+        assert!(fault.message.contains("2 partition(s), orders/3 among them"), "{}", fault.message);
+        assert_eq!(ended(&Report::default()), Ok(()));
     }
 }

@@ -14,6 +14,7 @@
 //! said then. A new epoch is committed in a transaction of its own before any event can use it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use pillarbox_failpoint::{Step, hit};
 use pillarbox_kafka::Cluster;
@@ -28,8 +29,8 @@ use crate::config::{Config, TRANSACTION_IDS_OWNED};
 use crate::error::{Code, Fault};
 use crate::lineage::source;
 use crate::pipeline::board::Board;
-use crate::pipeline::intake::{SealedSet, SetEnd};
-use crate::pipeline::messages::{Command, Event, Outlet, Plan};
+use crate::pipeline::intake::SetEnd;
+use crate::pipeline::messages::{Command, Event, HandedSet, Outlet, Plan};
 use crate::position::checkpoint::{Delta, PositionRecord, Table};
 use crate::position::lineage::{SourceFacts, judge, judge_unfenced};
 use crate::position::recognition::Recognition;
@@ -38,7 +39,7 @@ use crate::position::recognition::Recognition;
 pub(crate) struct Context {
     pub(crate) config: Arc<Config>,
     pub(crate) facts: SourceFacts,
-    pub(crate) sets: mpsc::Receiver<SealedSet>,
+    pub(crate) sets: mpsc::Receiver<HandedSet>,
     pub(crate) reader: Outlet,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) board: Arc<Board>,
@@ -48,7 +49,7 @@ pub(crate) struct Context {
 pub(crate) async fn run(context: Context) -> Option<Fault> {
     let Context { config, facts, mut sets, reader, events, board } = context;
     let recovered = tokio::select! {
-        recovered = recover(&config, facts.clone()) => recovered,
+        recovered = recover(&config, facts.clone(), &board) => recovered,
         // Nothing is sealed before streaming: this only ends when the reader does.
         _ = sets.recv() => return None,
     };
@@ -72,8 +73,28 @@ struct Recovered {
     plan: Plan,
 }
 
-async fn recover(config: &Config, facts: SourceFacts) -> Result<Recovered, Fault> {
+/// Says which step of a start is under way, and how long each took.
+struct Steps<'a> {
+    board: &'a Board,
+    since: Instant,
+}
+
+impl<'a> Steps<'a> {
+    fn first(board: &'a Board, step: &'static str) -> Self {
+        board.begin_step(step);
+        Self { board, since: Instant::now() }
+    }
+
+    fn next(&mut self, step: &'static str) {
+        let done = self.board.begin_step(step);
+        tracing::debug!(took = ?self.since.elapsed(), "start: {done}");
+        self.since = Instant::now();
+    }
+}
+
+async fn recover(config: &Config, facts: SourceFacts, board: &Board) -> Result<Recovered, Fault> {
     let mut facts = facts;
+    let mut steps = Steps::first(board, "connecting to Kafka");
     let cluster = connect(config).await?;
     hit(Step::KafkaConnected);
     if cluster.transaction_version() < 2 {
@@ -83,21 +104,27 @@ async fn recover(config: &Config, facts: SourceFacts) -> Result<Recovered, Fault
             "brokers without transaction.version 2 are served with the older protocol"
         );
     }
+    steps.next("reading the checkpoint");
     // Without a visible checkpoint there is nobody to harm; a hidden one is found after fencing.
     let before = read(&cluster, config, End::Committed).await?;
     if let Some(position) = before.as_ref().and_then(|table| table.position.as_ref()) {
         upheld(config, &mut facts, |facts| judge_unfenced(facts, position)).await?;
     }
     hit(Step::CheckpointRead);
+    steps.next("looking for transactions that brokers ended in part");
     markers::complete(&cluster, config, before).await?;
     hit(Step::MarkersComplete);
+    steps.next("taking over the transactional ids");
     let mut producer = fence(&cluster, config).await?;
+    steps.next("reading the checkpoint to its end");
     let mut table = present(read(&cluster, config, End::HighWatermark).await?, config)?;
     let now = upheld(config, &mut facts, |facts| judge(facts, position(&table))).await?;
     hit(Step::CheckpointReadAgain);
     let recognition = Recognition::of(position(&table), facts.confirmed_flush_lsn, &config.generation());
     generation(config, position(&table))?;
+    steps.next("looking at the topics");
     let topics = topics::recorded(&cluster, &table).await?;
+    steps.next("committing a new epoch");
     let new_epoch = now.epoch != position(&table).epoch;
     let position = now.record(position(&table), &config.postgres.slot, &config.generation());
     table.position = Some(position.clone());
@@ -113,6 +140,7 @@ async fn recover(config: &Config, facts: SourceFacts) -> Result<Recovered, Fault
         commit_alone(&mut producer, &mut recorder, clock, &SetEnd::from(&position)).await?;
         hit(Step::EpochCommitted);
     }
+    steps.next("streaming");
     tracing::info!(
         epoch = position.epoch,
         commit_lsn = %position.commit_lsn,

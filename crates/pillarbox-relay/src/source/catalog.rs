@@ -90,6 +90,9 @@ pub enum PublicationState {
 pub struct Publication {
     /// Publishes INSERT.
     pub inserts: bool,
+    /// Publishes UPDATE or DELETE: then Postgres refuses both on a table of which a filter or a column list does not go with
+    /// the replica identity.
+    pub changes: bool,
     /// Rows of partitions come under the name of the root.
     pub via_root: bool,
     /// One entry for each table asked for, in that order.
@@ -103,12 +106,25 @@ pub struct PublishedTable {
     pub table: TableName,
     /// Its rows are published under this very name.
     pub published: bool,
+    /// The publication names it, not only its schema or all tables.
+    pub named: bool,
     /// Partitions of it are published, but under their own names: set `publish_via_partition_root`.
     pub under_partition_names: bool,
     /// Rows that do not fulfil it are not published.
     pub row_filter: Option<String>,
     /// The columns published; empty when the table is not.
     pub columns: Vec<String>,
+}
+
+/// How a server tells rows of a table apart by their key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// Of the database.
+    pub encoding: String,
+    /// It is text, varchar or char(n) with a collation of Postgres' own, or is not there yet. All of these hash by bytes.
+    pub fits: bool,
+    /// What `hashtext` gives for the texts that were asked for.
+    pub hashes: Vec<i32>,
 }
 
 impl Publication {
@@ -194,10 +210,10 @@ impl Connection {
         let Some(row) = rows.first() else {
             return Ok(PublicationState::Missing);
         };
-        let (inserts, via_root) = (row.get(0) == Some("t"), row.get(1) == Some("t"));
+        let [inserts, via_root, changes] = [0, 1, 2].map(|column| row.get(column) == Some("t"));
         let tables =
             tables.iter().map(|table| self.published_table(name, table)).collect::<Result<_, _>>()?;
-        Ok(PublicationState::Present(Publication { inserts, via_root, tables }))
+        Ok(PublicationState::Present(Publication { inserts, changes, via_root, tables }))
     }
 
     fn published_table(
@@ -210,10 +226,28 @@ impl Connection {
         Ok(PublishedTable {
             table: table.clone(),
             published: own.is_some(),
+            named: own.is_some_and(|row| row.get(3) == Some("t")),
             under_partition_names: own.is_none() && !rows.is_empty(),
             row_filter: own.and_then(|row| row.get(1)).map(str::to_owned),
             columns: rows.iter().filter_map(|row| row.get(2)).map(str::to_owned).collect(),
         })
+    }
+
+    /// How this server hashes texts, and whether a column of a table can tell shards apart.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub fn key_facts(
+        &mut self,
+        table: &TableName,
+        column: &str,
+        texts: &[&str],
+    ) -> Result<KeyFacts, SourceError> {
+        let rows = self.query(&key_query(table, column, texts), CATALOG_TIMEOUT)?;
+        let row = rows.first().ok_or(SourceError::Malformed("no answer to a query"))?;
+        let hashes =
+            (0..texts.len()).map(|at| parse::<i32>(row.require(at + 2)?)).collect::<Result<_, _>>()?;
+        Ok(KeyFacts { encoding: row.require(0)?.to_owned(), fits: row.require(1)? == "t", hashes })
     }
 
     /// The lineage of `pipeline` as the database has it: how often it was advanced, and the nonce
@@ -264,15 +298,16 @@ fn parse_slot(row: &TextRow) -> Result<SlotInfo, SourceError> {
     })
 }
 
-/// Whether it publishes inserts, and under the name of the root.
+/// Whether it publishes inserts, under the name of the root, and what else happens to rows.
 pub(crate) fn publication_query(name: &str) -> String {
     format!(
-        "SELECT pubinsert, pubviaroot FROM pg_catalog.pg_publication WHERE pubname = {}",
+        "SELECT pubinsert, pubviaroot, pubupdate OR pubdelete FROM pg_catalog.pg_publication WHERE pubname = {}",
         quote_literal(name)
     )
 }
 
-/// A row for each published column: is it the table itself (or a partition of it), filter, column.
+/// A row for each published column: is it the table itself (or a partition of it), filter, column, does the publication
+/// name it.
 /// By the catalogs alone: the role needs no privilege on the table or its schema.
 pub(crate) fn published_table_query(publication: &str, table: &TableName) -> String {
     format!(
@@ -282,7 +317,10 @@ pub(crate) fn published_table_query(publication: &str, table: &TableName) -> Str
          tree AS (SELECT oid, true AS own FROM asked UNION ALL \
              SELECT t.relid::oid, false FROM asked, pg_catalog.pg_partition_tree(asked.oid) t \
              WHERE t.relid <> asked.oid) \
-         SELECT tree.own, p.rowfilter, CASE WHEN tree.own THEN a.name END FROM tree \
+         SELECT tree.own, p.rowfilter, CASE WHEN tree.own THEN a.name END, \
+             EXISTS (SELECT FROM pg_catalog.pg_publication_rel r \
+                 JOIN pg_catalog.pg_publication named ON named.oid = r.prpubid \
+                 WHERE r.prrelid = tree.oid AND named.pubname = {publication}) FROM tree \
          JOIN pg_catalog.pg_class c ON c.oid = tree.oid \
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          JOIN pg_catalog.pg_publication_tables p \
@@ -291,6 +329,22 @@ pub(crate) fn published_table_query(publication: &str, table: &TableName) -> Str
         schema = quote_literal(&table.schema),
         name = quote_literal(&table.name),
         publication = quote_literal(publication),
+    )
+}
+
+fn key_query(table: &TableName, column: &str, texts: &[&str]) -> String {
+    let hashes: String =
+        texts.iter().map(|text| format!(", pg_catalog.hashtext({})", quote_literal(text))).collect();
+    format!(
+        "SELECT current_setting('server_encoding'), NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a \
+             JOIN pg_catalog.pg_class c ON c.oid = a.attrelid \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = {} AND c.relname = {} AND a.attname = {} AND NOT ( \
+                 a.attcollation < 16384 AND a.atttypid IN ('pg_catalog.text'::regtype, \
+                     'pg_catalog.varchar'::regtype, 'pg_catalog.bpchar'::regtype))){hashes}",
+        quote_literal(&table.schema),
+        quote_literal(&table.name),
+        quote_literal(column),
     )
 }
 

@@ -303,10 +303,10 @@ fn server_hint(code: Code, settings: &config::Postgres) -> Option<String> {
         Code::PgNoReplicationRole => format!("ALTER ROLE {role} REPLICATION;"),
         Code::PgPrivilege => "run `pillarbox setup --print-sql`: it prints the grants this role needs".to_owned(),
         Code::SlotActive => "another relay streams, or its connection has not been given up yet".to_owned(),
-        Code::PublicationMissing => "restore the publication before the WAL that it is needed for, or run `pillarbox setup`".to_owned(),
+        Code::PublicationMissing => "run `pillarbox setup` if the pipeline is new; what was written without the publication cannot be decoded: see PB-1012".to_owned(),
         Code::SlotMissing => "run `pillarbox setup` if this pipeline has never run; otherwise `pillarbox check` names the gap".to_owned(),
         Code::SlotLost => format!(
-            "events are missing from slot {}: `pillarbox check` names the gap; keep max_slot_wal_keep_size at -1 or larger",
+            "events are missing from slot {}: `pillarbox check` names the gap; keep max_slot_wal_keep_size at -1, or large enough for the longest outage",
             super::quote_identifier(&settings.slot)
         ),
         Code::SlotUnfit => "use another postgres.slot: it must be a logical slot of this database, with plugin pgoutput and without two_phase".to_owned(),

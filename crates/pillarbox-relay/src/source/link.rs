@@ -18,8 +18,9 @@ use super::wake::Wake;
 /// write one for this long means that the server or the network is gone.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a close waits for the server to have read the last status.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long a close waits for the server to have read the last status and to have let go of the slot: it does so at once
+/// unless its machine is busy or its disk is.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// CopyData around a standby status update: type, length, 34 bytes.
 const STATUS_BYTES: usize = 1 + 4 + 34;
@@ -37,6 +38,8 @@ pub struct Stream {
 #[derive(Debug)]
 pub struct Link {
     socket: Socket,
+    /// See [`Link::has_more`].
+    more: bool,
 }
 
 /// Why a wait ended; both false when the time was over (or a signal came).
@@ -50,7 +53,7 @@ pub struct Readiness {
 
 impl Link {
     pub(super) fn new(socket: Socket) -> Self {
-        Self { socket }
+        Self { socket, more: false }
     }
 
     /// Waits for bytes (only if `want_read`), for `wake`, or for `timeout` (nanoseconds count).
@@ -85,10 +88,13 @@ impl Link {
     pub fn read_into(&mut self, frames: &mut Frames) -> Result<usize, SourceError> {
         let buffer = frames.buffer();
         let room = buffer.room();
-        if room.is_empty() {
+        let most = room.len();
+        if most == 0 {
             return Ok(0);
         }
-        match self.socket.read(room).map_err(SourceError::broken)? {
+        let read = self.socket.read(room).map_err(SourceError::broken)?;
+        self.more = read == Some(most) || read.is_some() && self.socket.was_filled();
+        match read {
             None => Ok(0),
             Some(0) => Err(SourceError::Closed),
             Some(bytes) => {
@@ -96,6 +102,16 @@ impl Link {
                 Ok(bytes)
             }
         }
+    }
+
+    /// Whether it is a Unix socket, which holds a number of messages rather than of bytes.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.socket, Socket::Unix(_))
+    }
+
+    /// Whether the last read was bounded by a buffer of ours: more may be waiting.
+    pub fn has_more(&self) -> bool {
+        self.more
     }
 
     /// Sends a standby status update that confirms everything before `flushed`;
@@ -109,7 +125,7 @@ impl Link {
     }
 
     /// Ends the stream in good order, so that the server has seen the last status and frees the
-    /// slot at once. Takes 100 ms at most; a failure only means that the server finds out by itself.
+    /// slot at once. Takes a second at most; a failure only means that the server finds out by itself.
     pub fn close(mut self) {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         // CopyDone, Terminate.
@@ -196,6 +212,30 @@ mod tests {
         assert_eq!(link.read_into(&mut frames).expect("silence"), 0);
         drop(server);
         assert!(matches!(link.read_into(&mut frames), Err(SourceError::Closed)));
+    }
+
+    #[test]
+    fn a_read_that_fills_the_buffer_may_not_be_the_last() {
+        use std::io::Write;
+        let (mut link, mut server) = pair();
+        let mut frames = Frames::new();
+        // One message that never ends, and more of it than the buffer holds at first.
+        let sent = frames.buffer().room().len() + 1;
+        let message = [b"d".as_slice(), &i32::to_be_bytes(1 << 20), &vec![0; sent]].concat();
+        let writer = std::thread::spawn(move || server.write_all(&message).map(|()| server));
+        let mut filled = 0;
+        while frames.buffered() <= sent {
+            let most = frames.buffer().room().len();
+            let read = link.read_into(&mut frames).expect("bytes");
+            assert_eq!(link.has_more(), read == most, "{read} of {most}");
+            filled += u32::from(link.has_more());
+            assert!(frames.next().expect("well formed").is_none());
+        }
+        assert!(filled > 0, "the buffer was never full");
+        let server = writer.join().expect("no panic").expect("sent");
+        while link.read_into(&mut frames).expect("bytes") > 0 {}
+        assert!(!link.has_more(), "the socket is empty");
+        drop(server);
     }
 
     #[test]

@@ -32,7 +32,9 @@ mod startup;
 mod tls;
 mod wake;
 
-pub use catalog::{Publication, PublicationState, PublishedTable, SlotInfo, SystemInfo, TimelineSwitch};
+pub use catalog::{
+    KeyFacts, Publication, PublicationState, PublishedTable, SlotInfo, SystemInfo, TimelineSwitch,
+};
 pub use connection::{Connection, TextRow};
 pub use error::{Attempt, ServerError, SourceError};
 pub use frames::{FRAME_BYTES_MAX, Frame, Frames};

@@ -7,6 +7,7 @@ pub(super) const SESSION_OPTIONS: &str = "-c wal_sender_timeout=60s \
     -c datestyle=ISO \
     -c intervalstyle=postgres \
     -c standard_conforming_strings=on \
+    -c quote_all_identifiers=off \
     -c client_min_messages=warning";
 
 /// Options of pgoutput, after the quoted publication. Version 1: whole transactions, in commit

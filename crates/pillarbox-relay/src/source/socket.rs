@@ -84,6 +84,11 @@ impl Socket {
         matches!(self, Socket::Tls(stream) if stream.holds_bytes())
     }
 
+    /// More may be waiting than the last read brought, although it found room for it.
+    pub(super) fn was_filled(&self) -> bool {
+        matches!(self, Socket::Tls(stream) if stream.was_filled())
+    }
+
     /// Waits until the socket is readable. `false` when `deadline` passed first.
     pub(super) fn wait_readable(&self, deadline: Instant) -> io::Result<bool> {
         if self.holds_bytes() {

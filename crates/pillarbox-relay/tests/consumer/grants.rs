@@ -65,7 +65,8 @@ async fn grant(owner: &Session) {
         .run(
             "DO $$ DECLARE r text; BEGIN \
              FOREACH r IN ARRAY ARRAY['the_consumer', 'the_operator', 'the_reader', 'a_stranger'] LOOP \
-             IF to_regrole(r) IS NULL THEN EXECUTE format('CREATE ROLE %I LOGIN', r); END IF; END LOOP; END $$",
+             IF to_regrole(r) IS NULL THEN BEGIN EXECUTE format('CREATE ROLE %I LOGIN', r); \
+             EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END; END IF; END LOOP; END $$",
         )
         .await;
     owner.run(CONSUMER_GRANTS).await;

@@ -1,7 +1,7 @@
 //! What the server says of itself, its slots and its publications.
 
 use pillarbox_lab::postgres::{Postgres, PostgresOptions};
-use pillarbox_relay::config::{self, TableName};
+use pillarbox_relay::config::{self, TableName, hashtext};
 use pillarbox_relay::error::Code;
 use pillarbox_relay::source::{Connection, PublicationState, SourceError};
 use pillarbox_wire::lsn::Lsn;
@@ -45,11 +45,49 @@ fn a_walsender_that_decodes_is_told_from_one_that_waits() {
         assert!(!is_decoding(), "nobody streams");
         let stream = site.stream();
         until("it waits for WAL", || !is_decoding());
-        // Not published: nothing of it is sent.
-        site.sql("CREATE TABLE other (i int); INSERT INTO other SELECT generate_series(1, 2000000)");
-        until("it decodes", &mut is_decoding);
+        // Not published: nothing of it is sent. Decoded once it is committed, maybe before this thread knows of it.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                site.sql("CREATE TABLE other (i int); INSERT INTO other SELECT generate_series(1, 2000000)");
+            });
+            until("it decodes", &mut is_decoding);
+        });
         until("it waits again", || !is_decoding());
         drop(stream);
+    }
+}
+
+/// A relay decides by the same number as the row filter which rows are of its shard.
+#[test]
+fn texts_are_hashed_as_the_server_does() {
+    let texts: Vec<String> = (0..64)
+        .flat_map(|length| [("k", length), ("é", length), ("日本-", length)])
+        .map(|(part, length)| part.chars().cycle().take(length).collect())
+        .chain((0..200).map(|n| format!("order-{n}'\\")))
+        .collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let ours: Vec<i32> = texts.iter().map(|text| hashtext(text.as_bytes()).cast_signed()).collect();
+    for version in VERSIONS {
+        let site = Site::start(version, &[]);
+        site.sql(
+            "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false); \
+             CREATE DOMAIN code AS char(8); \
+             CREATE TABLE keyed (plain text, short varchar(40), padded char(40), c text COLLATE \"C\", \
+                 loose text COLLATE loose, code code, name name, number int, uuid uuid)",
+        );
+        let table = TableName { schema: "public".into(), name: "keyed".into() };
+        let mut connection = site.connect();
+        for (columns, fits) in [
+            (["plain", "short", "padded", "c", "not there"], true),
+            (["loose", "code", "name", "number", "uuid"], false),
+        ] {
+            for column in columns {
+                let facts = connection.key_facts(&table, column, &texts[..2]).expect("facts");
+                assert_eq!((facts.encoding.as_str(), facts.fits), ("UTF8", fits), "{column}");
+            }
+            let facts = connection.key_facts(&table, columns[0], &texts).expect("facts");
+            assert_eq!(facts.hashes, ours, "on {version}");
+        }
     }
 }
 
@@ -191,6 +229,8 @@ fn a_promoted_copy_has_the_same_identity_and_a_history() {
         let original = site.connect().identify_system().expect("an answer");
         let folder =
             std::env::temp_dir().join(format!("pillarbox-promoted-{}-{version}", std::process::id()));
+        // Of a process that had this number and failed.
+        let _ = std::fs::remove_dir_all(&folder);
         site.postgres.copy_data_dir_to(&folder).expect("a copy");
         std::fs::write(folder.join("standby.signal"), "").expect("a signal file");
         let options = PostgresOptions { data_dir: Some(folder.clone()), ..PostgresOptions::version(version) };

@@ -46,6 +46,9 @@ fn the_last_status_before_a_close_counts() {
     site.sql("INSERT INTO outbox SELECT g, repeat('x', 1000) FROM generate_series(2, 20000) g");
     let first = read_until(&mut stream, is_commit).expect("a transaction");
     let end = commit_end(&first);
+    // It looks for replies wherever it has to wait for a full socket, and all that it sends fits into none.
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'WalSenderWriteData'";
+    until("the socket is full", || site.postgres.query_one("shop", waits).expect("an answer") == "1");
     stream.link.send_status(end, false).expect("a status");
     stream.link.close();
     until("the slot is free", || !site.slot().active);
@@ -94,10 +97,10 @@ fn a_fast_shutdown_ends_the_stream_in_good_order() {
                 stream.link.read_into(&mut stream.frames)?;
             }
         });
-        let took = site.postgres.stop(ShutdownMode::Fast, LONG).expect("a shutdown");
+        // LONG is half of wal_sender_timeout, after which a walsender gives up whoever does not answer.
+        site.postgres.stop(ShutdownMode::Fast, LONG).expect("a shutdown");
         let ended: Result<(), SourceError> = reader.join().expect("the reader");
         ended.expect("the end of the stream");
-        assert!(took < Duration::from_secs(5), "{took:?} on {version}");
     }
 }
 

@@ -187,7 +187,7 @@ impl World {
             unreachable!("it holds the slot")
         };
         if now.saturating_sub(*since) >= COMMIT_STALL_MAX {
-            return Err(Box::new(Gone::Fault(stalled("the checkpoint could not be read"))));
+            return Err(Box::new(Gone::Fault(stalled("a start did not get beyond reading the checkpoint"))));
         }
         if now.saturating_sub(*status_at) >= STATUS_INTERVAL {
             *status_at = now;

@@ -76,6 +76,7 @@ impl World {
                 self.agenda.after(delay, Event::TakeSlot(self.era(relay), Box::new(facts)));
                 return self.start_step(relay, 2);
             }
+            Seen::Stale(_) if self.is(Mistake::StandbyWaits) => {}
             Seen::Stale(leader) => {
                 self.trace.line(now, format_args!("relay {relay} ends the leader's walsender"));
                 self.close_session(leader.pid as u64);
@@ -290,6 +291,10 @@ impl World {
             match judge_marker(state, i32::from(epoch), i32::from(open.producer_epoch), raised) {
                 Verdict::UnderWay => {}
                 Verdict::Lost(ending) => lost.push((*partition, *open, ending == Ending::Commit)),
+                Verdict::Ending => {
+                    let message = format!("a transaction is still ending in {partition}");
+                    return self.sink_fails(relay, Fault::new(Code::KafkaTransactionEnding, message));
+                }
                 Verdict::Unknown => {
                     let message = format!("a transaction is open in {partition}, its outcome forgotten");
                     let pause = self.dice.between(S, 5 * S);

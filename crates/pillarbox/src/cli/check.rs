@@ -62,12 +62,13 @@ fn verdict(findings: &[Finding]) -> Result<(), Failure> {
 fn word(severity: Severity) -> &'static str {
     match severity {
         Severity::Ok => "ok",
+        Severity::Advice => "advice",
         Severity::Warning => "warning",
         Severity::Error => "error",
     }
 }
 
-/// Errors and warnings with cause and fix; what is in order as a line each, if asked for.
+/// Errors, warnings and advice with cause and fix; what is in order as a line each, if asked for.
 fn table(findings: &[Finding], verbose: bool, painted: bool) -> String {
     let mut text = String::new();
     for finding in findings {
@@ -75,6 +76,7 @@ fn table(findings: &[Finding], verbose: bool, painted: bool) -> String {
         let level = match finding.severity {
             Severity::Error => Level::Error,
             Severity::Warning => Level::Warning,
+            Severity::Advice => Level::Advice,
             Severity::Ok if verbose => {
                 text.push_str(&format!("ok: {message}\n"));
                 continue;
@@ -90,7 +92,7 @@ fn table(findings: &[Finding], verbose: bool, painted: bool) -> String {
         "{} errors, {} warnings, {} in order\n",
         count(Severity::Error),
         count(Severity::Warning),
-        count(Severity::Ok)
+        count(Severity::Ok) + count(Severity::Advice)
     ));
     text
 }
@@ -133,14 +135,16 @@ mod tests {
     fn findings_in_words() {
         let findings = [
             finding(Severity::Ok, None),
+            Finding { fix: Some("do less".to_owned()), ..finding(Severity::Advice, None) },
             finding(Severity::Warning, Some(Code::PgSetting)),
             finding(Severity::Error, Some(Code::SlotMissing)),
         ];
         assert_eq!(
             table(&findings, false, false),
-            "warning[PB-1022]: slot \"s\": it is so\n  fix: do this\n        then that\n\
+            "advice: slot \"s\": it is so\n  fix: do less\n\
+             warning[PB-1022]: slot \"s\": it is so\n  fix: do this\n        then that\n\
              error[PB-1013]: slot \"s\": it is so\n  fix: do this\n        then that\n\
-             1 errors, 1 warnings, 1 in order\n"
+             1 errors, 1 warnings, 2 in order\n"
         );
         assert!(table(&findings, true, false).starts_with("ok: slot \"s\": it is so\n"));
     }

@@ -19,7 +19,7 @@ use pillarbox_wire::pgoutput::{Column, Tuple};
 use pillarbox_wire::position::Position;
 use serde_json::{Map, Value, json};
 
-use super::{ConfigFile, Output};
+use super::{ConfigFile, Output, Patience};
 use crate::report::Failure;
 
 /// What is to be done.
@@ -75,6 +75,8 @@ pub(super) struct Decide {
     /// Say which it would be, and do nothing
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    patience: Patience,
     /// The format
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -159,7 +161,7 @@ impl Decide {
             let chosen = which.among(list(&cluster, &config).await?)?;
             return print(&chosen, self.output);
         }
-        let letters = carry_out(&config, &cluster, act, &which).await?;
+        let letters = carry_out(&config, &cluster, act, &which, self.patience.timeout).await?;
         print(&letters, self.output)?;
         if letters.iter().any(|letter| letter.state == State::Open) {
             eprintln!("some were refused again, and stay: see the reason above");

@@ -7,7 +7,7 @@ use pillarbox_kafka::Cluster;
 use pillarbox_relay::config::Config;
 use pillarbox_relay::error::{Code, ExitCode, Fault};
 use pillarbox_relay::lineage::{self, Comparison, Ghost};
-use pillarbox_relay::position::acceptance::{Cut, History};
+use pillarbox_relay::position::acceptance::{Cut, History, acceptable};
 use pillarbox_relay::sink;
 use pillarbox_wire::lsn::Lsn;
 use serde_json::{Value, json};
@@ -93,8 +93,14 @@ async fn show(config: Config, fork: Option<Lsn>, output: Output) -> Result<(), F
         History::Cut(cut) => {
             let count = ghosts(&cluster, &found, cut, output).await?;
             if output == Output::Table {
+                let next = match acceptable(cut, &found.source, &found.checkpoint) {
+                    Ok(()) => "`pillarbox lineage accept` goes on without them".to_owned(),
+                    Err(fault) => {
+                        format!("{}: {}\n{}", fault.code, fault.message, fault.hint.unwrap_or_default())
+                    }
+                };
                 print(&format!(
-                    "{}: {}\n{count} published event(s) are in no database any more; `pillarbox lineage accept` goes on without them\n",
+                    "{}: {}\n{count} published event(s) are in no database any more; {next}\n",
                     cut.fault.code, cut.fault.message
                 ))?;
             }

@@ -5,7 +5,7 @@ use pillarbox_relay::repartition::{Plan, carry_out, plan};
 use pillarbox_relay::sink;
 use serde_json::json;
 
-use super::{ConfigFile, Output};
+use super::{ConfigFile, Output, Patience};
 use crate::report::Failure;
 
 #[derive(Debug, Args)]
@@ -18,6 +18,8 @@ pub(super) struct Arguments {
     /// Say what would happen to the keys
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    patience: Patience,
     /// The format
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -34,7 +36,11 @@ impl Arguments {
             let cluster = sink::connect(&config).await?;
             let planned = plan(&config, &cluster, &self.topic).await?;
             let done = planned.is_needed() && !self.dry_run;
-            let plan = if done { carry_out(&config, &cluster, &planned).await? } else { planned };
+            let plan = if done {
+                carry_out(&config, &cluster, &planned, self.patience.timeout).await?
+            } else {
+                planned
+            };
             print(&plan, done, self.output)
         })
     }

@@ -1,8 +1,8 @@
 //! The `outbox` section: one table or a list of them.
 
 use pillarbox_relay::config::{
-    EmptyPayload, EnvelopeColumn, Expand, Format, HEADERS_MAX, HeaderColumn, Missing, OnError, Outbox,
-    TableName, TopicPattern, TopicTemplate, Updates,
+    EmptyPayload, EnvelopeColumn, Expand, Format, HEADERS_MAX, HeaderColumn, Housekeeping, Missing, OnError,
+    OtherShard, Outbox, Shard, TableName, TopicPattern, TopicTemplate, Updates,
 };
 use pillarbox_relay::error::Code;
 use pillarbox_relay::outbox::TOPIC_PARTS_MAX;
@@ -82,6 +82,16 @@ fn table(context: &Context<'_>, path: &str, node: &Node) -> Option<Outbox> {
     headers_fit(&section, &outbox);
     outbox.on_error = section.choice("on_error", ON_ERROR).unwrap_or_default();
     outbox.housekeeping = super::housekeeping::read(&section);
+    outbox.shard = section.parse("shard", Shard::parse);
+    outbox.other_shard = section.choice("on_other_shard", OTHER_SHARD).unwrap_or_default();
+    if outbox.shard.is_some() && outbox.housekeeping != Housekeeping::None {
+        let message = "one pipeline does not know what the others of the table have relayed".to_owned();
+        section.wrong(
+            "housekeeping",
+            message,
+            "remove rows by a job of your own, or relay the table by one pipeline",
+        );
+    }
     section.finish();
     name.map(|_| outbox)
 }
@@ -93,6 +103,8 @@ pub(super) const EMPTY_PAYLOAD: &[(&str, EmptyPayload)] =
     &[("keep", EmptyPayload::Keep), ("tombstone", EmptyPayload::Tombstone)];
 pub(super) const UPDATES: &[(&str, Updates)] =
     &[("warn", Updates::Warn), ("error", Updates::Error), ("stop", Updates::Stop)];
+pub(super) const OTHER_SHARD: &[(&str, OtherShard)] =
+    &[("stop", OtherShard::Stop), ("skip", OtherShard::Skip)];
 pub(super) const MISSING: &[(&str, Missing)] = &[("stop", Missing::Stop), ("ignore", Missing::Ignore)];
 pub(super) const ON_ERROR: &[(&str, OnError)] =
     &[("stop", OnError::Stop), ("dead_letter", OnError::DeadLetter)];

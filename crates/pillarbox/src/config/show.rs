@@ -9,7 +9,7 @@ use pillarbox_relay::config::{
 };
 use serde_json::{Value, json};
 
-use super::outbox::{EMPTY_PAYLOAD, FORMAT, KEPT, MISSING, ON_ERROR, UPDATES};
+use super::outbox::{EMPTY_PAYLOAD, FORMAT, KEPT, MISSING, ON_ERROR, OTHER_SHARD, UPDATES};
 use super::{Loaded, tls};
 
 /// What stands where a secret is.
@@ -166,6 +166,10 @@ fn outbox(outbox: &Outbox) -> Value {
     });
     insert(&mut shown, "partition", &outbox.partition_column);
     insert(&mut shown, "trace", &outbox.trace_column);
+    insert(&mut shown, "shard", &outbox.shard.map(|shard| shard.to_string()));
+    if outbox.shard.is_some() {
+        shown["on_other_shard"] = json!(word(OTHER_SHARD, outbox.other_shard));
+    }
     if let Some(expand) = outbox.expand {
         shown["json_nulls"] = json!(word(KEPT, expand.keep_nulls));
         shown["json_empty_arrays"] = json!(word(KEPT, expand.keep_empty_arrays));

@@ -136,7 +136,7 @@ fn what_is_shown_reads_back_the_same() {
         kafka: { brokers: [\"k:1\"], transaction: { ids: 2 } }\n\
         outbox: { table: '\"a.b\".c', headers: [ { column: type } ], envelope: [ { column: a, name: b } ],\n  \
           columns: { type: t, timestamp: at, schema_version: v }, partition: p, missing_columns: ignore,\n  \
-          key_format: json, expand_json: true, json_nulls: keep, empty_payload: tombstone, on_update: stop,\n  \
+          key_format: json, expand_json: true, json_nulls: keep, empty_payload: tombstone, on_update: stop, shard: 2/3, on_other_shard: skip,\n  \
           trace: tracingspancontext,\n  \
           topics_allowed: [ x, y ], topic: { by: a, regex: '(x)|y', replacement: $1-$0 } }\n";
     let loaded = ok(source);
@@ -206,6 +206,11 @@ fn options_of_the_outbox_that_do_not_fit() {
             "outbox.value_format: an envelope and an expanded payload are JSON",
         ),
         ("empty_payload: null".to_owned(), "outbox.empty_payload has no value"),
+        (
+            "shard: 1/2, housekeeping: { mode: delete }".to_owned(),
+            "outbox.housekeeping: one pipeline does not know what the others of the table have relayed",
+        ),
+        ("shard: 3/2".to_owned(), "outbox.shard: expected NUMBER/COUNT, as 1/2, of at most 16, found `3/2`"),
         ("on_update: fatal".to_owned(), "outbox.on_update: expected warn or error or stop, found `fatal`"),
     ] {
         let text = refused(&SMALLEST.replace("public.outbox", &format!("public.outbox, {options}")));

@@ -24,7 +24,25 @@ const RECORDED: &[(&str, Unit, &str)] = &[
     ("pillarbox_dead_letters_total", Unit::Count, "Rows committed to dead letters"),
     ("pillarbox_transactions_total", Unit::Count, "Source transactions with events committed to Kafka"),
     ("pillarbox_kafka_commits_total", Unit::Count, "Kafka transactions committed"),
+    (
+        "pillarbox_event_latency_seconds",
+        Unit::Seconds,
+        "From the COMMIT in Postgres of the last event of a Kafka transaction to its commit there, by two clocks",
+    ),
+    (
+        "pillarbox_reader_seconds",
+        Unit::Seconds,
+        "What the thread that reads WAL did since the last Kafka transaction, by stage",
+    ),
+    (
+        "pillarbox_fill_seconds",
+        Unit::Seconds,
+        "From the first event of a Kafka transaction until it is sealed",
+    ),
+    ("pillarbox_queue_seconds", Unit::Seconds, "From sealing a Kafka transaction until its first Produce"),
     ("pillarbox_kafka_commit_seconds", Unit::Seconds, "From handing events to Kafka to their commit"),
+    ("pillarbox_kafka_produce_seconds", Unit::Seconds, "Of a commit, waiting for Produce"),
+    ("pillarbox_kafka_end_txn_seconds", Unit::Seconds, "Of a commit, waiting for EndTxn"),
     (
         "pillarbox_messages_refused_total",
         Unit::Count,
@@ -48,7 +66,14 @@ const RECORDED: &[(&str, Unit, &str)] = &[
         Unit::Count,
         "For how long there are partitions for new rows of an outbox table",
     ),
-    ("pillarbox_leader", Unit::Count, "1 while this process owns the slot"),
+    ("pillarbox_leader", Unit::Count, "1 while this process leads: it streams, is paused or drains"),
+];
+
+/// Those that are written here.
+const DERIVED: &[(&str, Unit, &str); 3] = &[
+    (STARTS, Unit::Count, "Times that this process began to stream, resumes included"),
+    (HALTED, Unit::Count, "1 while a person must act"),
+    (BUILD, Unit::Count, "Always 1; the version is a label"),
 ];
 
 const STARTS: &str = "pillarbox_starts_total";
@@ -86,9 +111,10 @@ fn describe() {
             name => describe_gauge!(name, *unit, *text),
         }
     }
-    describe_counter!(STARTS, "Times that this process began to stream");
-    describe_gauge!(HALTED, "1 while a person must act");
-    describe_gauge!(BUILD, "Always 1; the version is a label");
+    let [(starts, _, started), (halted, _, stands), (build, _, version)] = DERIVED;
+    describe_counter!(*starts, *started);
+    describe_gauge!(*halted, *stands);
+    describe_gauge!(*build, *version);
 }
 
 impl Scrape {
@@ -103,5 +129,25 @@ impl Scrape {
     /// Folds histograms; called every [`UPKEEP_INTERVAL`].
     pub(crate) fn upkeep(&self) {
         self.handle.run_upkeep();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_of_metrics_says_what_is_recorded() {
+        let page = include_str!("../../../../docs/metrics.md");
+        let rows: Vec<(&str, &str)> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `pillarbox_")?.split_once("` | "))
+            .filter_map(|(name, rest)| Some((name, rest.rsplit(" | ").next()?.trim_end_matches(" |"))))
+            .collect();
+        for (name, _, text) in RECORDED.iter().chain(DERIVED) {
+            let short = name.trim_start_matches("pillarbox_");
+            assert!(rows.contains(&(short, *text)), "docs/metrics.md lacks {name}: {text}");
+        }
+        assert_eq!(rows.len(), RECORDED.len() + DERIVED.len(), "docs/metrics.md has more: {rows:?}");
     }
 }

@@ -5,7 +5,7 @@ use pillarbox_wire::lsn::{SystemId, TimelineId};
 use super::*;
 use crate::check::Severity;
 use crate::config;
-use crate::source::{Publication, SystemInfo};
+use crate::source::{KeyFacts, Publication, SystemInfo};
 
 pub(in crate::check) fn config() -> Config {
     let table = config::TableName { schema: "public".into(), name: "outbox".into() };
@@ -54,6 +54,7 @@ fn sound() -> (PostgresFacts, Limits) {
         in_recovery: false,
         schema_version: SCHEMA_VERSION,
         granted: true,
+        history: Vec::new(),
         reads_statistics: true,
         messages_public: true,
         tables: vec![TableFacts {
@@ -61,13 +62,17 @@ fn sound() -> (PostgresFacts, Limits) {
             schema_exists: true,
             exists: true,
             columns: columns(),
+            jsonb: Vec::new(),
+            key: None,
         }],
         publication: PublicationState::Present(Publication {
             inserts: true,
+            changes: false,
             via_root: true,
             tables: vec![PublishedTable {
                 table,
                 published: true,
+                named: true,
                 under_partition_names: false,
                 row_filter: None,
                 columns: columns(),
@@ -98,6 +103,8 @@ fn sound() -> (PostgresFacts, Limits) {
         idle_timeout: 0,
         standbys: 1,
         waits_for_standbys: true,
+        copies: 1,
+        awaited: String::new(),
     };
     (facts, limits)
 }
@@ -125,12 +132,21 @@ fn a_sound_database_has_nothing_to_be_said_of() {
 #[test]
 fn one_fault_is_one_finding_with_its_code() {
     use Severity::{Error, Warning};
-    let cases: [(Change, Severity, Code); 24] = [
+    let cases: [(Change, Severity, Code); 26] = [
         (|facts, _| facts.server_version = 140_000, Error, Code::PgVersion),
         (|facts, _| facts.in_recovery = true, Error, Code::PgStandby),
-        (|facts, _| facts.server_version = 160_000, Warning, Code::PgSetting),
+        (
+            |facts, _| {
+                facts.server_version = 160_000;
+                slot(facts, |slot| slot.failover = false);
+            },
+            Warning,
+            Code::PgSetting,
+        ),
         (|facts, _| slot(facts, |slot| slot.failover = false), Warning, Code::PgSetting),
         (|_, limits| limits.waits_for_standbys = false, Warning, Code::PgSetting),
+        (|_, limits| limits.copies = 0, Warning, Code::PgSetting),
+        (|_, limits| (limits.standbys, limits.awaited) = (0, "standby_1".into()), Warning, Code::PgSetting),
         (|facts, _| facts.wal_level = "replica".into(), Error, Code::PgWalLevel),
         (|facts, _| facts.schema_version = 0, Error, Code::NotSetUp),
         (|facts, _| facts.granted = false, Error, Code::PgPrivilege),
@@ -174,6 +190,109 @@ fn one_fault_is_one_finding_with_its_code() {
         let bad: Vec<_> = findings.iter().filter(|finding| finding.severity != Severity::Ok).collect();
         assert_eq!(bad.len(), 1, "case {at}: {bad:?}");
         assert_eq!((bad[0].severity, bad[0].code), (severity, Some(code)), "case {at}");
+    }
+}
+
+#[test]
+fn what_is_done_for_nothing_is_advice_with_a_statement() {
+    let (mut facts, limits) = sound();
+    facts.tables[0].jsonb = vec!["payload".into()];
+    published(&mut facts, |found| found.tables[0].columns.push("Note".into()));
+    let findings = judge(&config(), &facts, &limits);
+    let advice: Vec<&Finding> =
+        findings.iter().filter(|finding| finding.severity == Severity::Advice).collect();
+    let fixes: Vec<&str> = advice.iter().filter_map(|finding| finding.fix.as_deref()).collect();
+    let [json, columns] = fixes[..] else { panic!("{advice:?}") };
+    assert!(
+        json.starts_with("ALTER TABLE \"public\".\"outbox\" ALTER COLUMN \"payload\" TYPE json;"),
+        "{json}"
+    );
+    assert!(advice[1].message.contains("sends \"Note\" of public.outbox"), "{advice:?}");
+    assert!(columns.contains("DROP TABLE \"public\".\"outbox\";") && !columns.contains("Note"), "{columns}");
+    for column in self::columns() {
+        assert!(columns.contains(&format!("\"{column}\"")), "{column} in {columns}");
+    }
+    assert!(findings.iter().all(|finding| finding.severity <= Severity::Advice), "{findings:?}");
+}
+
+#[test]
+fn a_column_list_is_not_advised_where_it_would_forbid_deletes() {
+    let (mut facts, limits) = sound();
+    published(&mut facts, |found| {
+        found.tables[0].columns.push("created_at".into());
+        found.changes = true;
+    });
+    let findings = judge(&config(), &facts, &limits);
+    assert!(findings.iter().all(|finding| finding.severity == Severity::Ok), "{findings:?}");
+}
+
+#[test]
+fn no_list_is_advised_for_a_table_that_the_publication_does_not_name() {
+    let (mut facts, limits) = sound();
+    published(&mut facts, |found| {
+        found.tables[0].columns.push("created_at".into());
+        found.tables[0].named = false;
+    });
+    let findings = judge(&config(), &facts, &limits);
+    assert!(findings.iter().all(|finding| finding.severity == Severity::Ok), "{findings:?}");
+}
+
+/// Or `run` would halt at what `check` calls sound.
+#[test]
+fn a_key_that_tells_no_shards_apart_is_an_error() {
+    let (mut facts, limits) = sound();
+    let mut config = config();
+    config.outbox[0].shard = config::Shard::parse("1/2").ok();
+    let filter = "(((hashtext(COALESCE(aggregateid, ''::text)) & 2147483647) % 2) = 0)";
+    let PublicationState::Present(publication) = &mut facts.publication else { panic!("present") };
+    publication.tables[0].row_filter = Some(filter.to_owned());
+    let errors = |facts: &PostgresFacts| {
+        let findings = judge(&config, facts, &limits);
+        findings.iter().filter(|finding| finding.code == Some(Code::PublicationLacksTable)).count()
+    };
+    assert_eq!(errors(&facts), 0);
+    facts.tables[0].key = Some(KeyFacts { encoding: "LATIN1".into(), fits: true, hashes: vec![0, 0, 0] });
+    assert_eq!(errors(&facts), 1);
+}
+
+#[test]
+fn the_column_of_a_trace_is_not_idle() {
+    let (mut facts, limits) = sound();
+    published(&mut facts, |found| found.tables[0].columns.push("tracingspancontext".into()));
+    let advice = |config: &Config| {
+        let findings = judge(config, &facts, &limits);
+        findings.iter().filter(|finding| finding.severity == Severity::Advice).count()
+    };
+    let mut traced = config();
+    assert_eq!(advice(&traced), 1, "no event has anything of it");
+    traced.outbox[0].trace_column = Some("tracingspancontext".into());
+    assert_eq!(advice(&traced), 0);
+}
+
+#[test]
+fn a_table_that_is_published_anew_keeps_its_filter() {
+    let (mut facts, limits) = sound();
+    published(&mut facts, |found| {
+        found.tables[0].row_filter = Some("(id > 5)".into());
+        found.tables[0].columns.truncate(2);
+    });
+    let findings = judge(&config(), &facts, &limits);
+    let fix = findings
+        .iter()
+        .find(|finding| finding.code == Some(Code::ColumnMissing))
+        .and_then(|f| f.fix.as_deref());
+    let fix = fix.expect("a statement");
+    assert!(fix.ends_with("ADD TABLE \"public\".\"outbox\" WHERE ((id > 5)); COMMIT;"), "{fix}");
+}
+
+#[test]
+fn without_standbys_nothing_is_said_of_a_failover() {
+    let (mut facts, mut limits) = sound();
+    (limits.standbys, limits.copies, limits.waits_for_standbys) = (0, 0, false);
+    for failover in [true, false] {
+        facts.slot.as_mut().expect("a slot").failover = failover;
+        let findings = judge(&config(), &facts, &limits);
+        assert!(findings.iter().all(|finding| finding.severity == Severity::Ok), "{findings:?}");
     }
 }
 

@@ -35,10 +35,14 @@ pub(super) fn outbox_fault(error: &OutboxError, transaction: Transaction, index:
         OutboxError::ColumnMissing { .. } => Code::ColumnMissing,
         OutboxError::Null { .. } => Code::MissingValue,
         OutboxError::Unreadable { .. } => Code::BadValue,
+        OutboxError::OtherShard { .. } => Code::PublicationLacksTable,
     };
     let at = format!("row {index} of the transaction at {}", transaction.commit_lsn);
     Fault::new(code, format!("{at} cannot become an event")).because(error).hint(match code {
         Code::ColumnMissing => "correct outbox.columns, or add the column to the publication's column list",
+        Code::PublicationLacksTable => {
+            "if the publication had lost its filter for a while, set outbox.on_other_shard to skip; if the shards were changed, start with the former one until everything is relayed"
+        }
         _ => "the pipeline waits at this row; correct the writer, and move past the row only on purpose",
     })
 }

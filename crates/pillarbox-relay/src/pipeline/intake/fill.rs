@@ -130,6 +130,11 @@ impl Fill {
         self.router.learn(topic);
     }
 
+    #[cfg(test)]
+    pub(super) fn spare_bytes(&self) -> usize {
+        self.set.spare_bytes()
+    }
+
     pub(super) fn is_quiet(&self) -> bool {
         self.open.is_none() && self.since.is_none() && self.sealed == 0
     }
@@ -326,6 +331,7 @@ impl Fill {
             && let Some(wal_end) = self.ledger.idle_due(now.monotonic)
         {
             self.ledger.idle_sealed(now.monotonic);
+            self.set.drop_spare();
             self.end.resume_lsn = self.end.resume_lsn.max(wal_end);
             self.seal(self.end.clone(), now);
             hit(Step::IdleSealed);
@@ -360,10 +366,19 @@ impl Fill {
         }
         let delta = Delta { topics, buckets };
         let transactions = std::mem::take(&mut self.transactions);
-        self.ready.push(SealedSet { batches, end, delta, events, dead_letters, transactions, bytes });
+        let filled_for = now.monotonic.saturating_sub(self.since.take().unwrap_or(now.monotonic));
+        self.ready.push(SealedSet {
+            batches,
+            end,
+            delta,
+            events,
+            dead_letters,
+            transactions,
+            bytes,
+            filled_for,
+        });
         self.sealed += 1;
         self.sealed_bytes += bytes;
-        self.since = None;
         self.pacer.sealed(now.monotonic);
     }
 

@@ -1,5 +1,7 @@
 //! A set on its way to the sink and back, and where it ends.
 
+use std::time::Duration;
+
 use pillarbox_kafka::producer::Batch;
 use pillarbox_wire::lsn::Lsn;
 use pillarbox_wire::position::Position;
@@ -86,6 +88,8 @@ pub struct SealedSet {
     pub transactions: usize,
     /// Record bytes in it.
     pub bytes: usize,
+    /// From its first event, or what else made it, until it was sealed.
+    pub filled_for: Duration,
 }
 
 /// A committed set, on its way back.

@@ -11,9 +11,11 @@ use pillarbox_wire::position::Epoch;
 use pillarbox_wire::record_batch::record_count;
 
 use super::{CommittedSet, Intake, Now, SETS_MAX, SealedSet, Taken, UpdatesSeen};
-use crate::config::{Compression, Config, Kafka, Outbox, Postgres, TableName, Topics, Transaction, Updates};
+use crate::config::{
+    Compression, Config, Kafka, OtherShard, Outbox, Postgres, Shard, TableName, Topics, Transaction, Updates,
+};
 use crate::decode::tests::{begin, commit, delete, insert, message, relation, update};
-use crate::error::Code;
+use crate::error::{Class, Code};
 use crate::pipeline::pace::Due;
 use crate::position::checkpoint::{PositionRecord, Table, VERSION};
 use crate::position::recognition::Recognition;
@@ -262,6 +264,34 @@ fn an_unknown_topic_is_asked_for_and_the_row_keeps_its_index() {
     assert_eq!(intake.take_sealed().remove(0).end.last.unwrap().index, 0);
 }
 
+/// A replay may be decoded with another filter than the first run was.
+#[test]
+fn rows_of_other_shards_have_no_place_in_their_transaction() {
+    let keyed = |id, key| insert(1, &[Some(id), Some("order"), Some(key), Some("made"), None]);
+    let intake = |other_shard, commit_lsn| {
+        let mut config = config(Transaction::default());
+        config.outbox[0].shard = Shard::parse("1/2").ok();
+        config.outbox[0].other_shard = other_shard;
+        let mut table = first();
+        table.position.as_mut().unwrap().commit_lsn = commit_lsn;
+        let mut intake = Intake::new(&config, Epoch(1), &table, vec![topic(4)], T0);
+        feed(&mut intake, &[outbox(), begin(100)]);
+        intake
+    };
+    // Of two shards, key-1 is of the first, key-2 of the second.
+    let mut skips = intake(OtherShard::Skip, Lsn::ZERO);
+    feed(&mut skips, &[keyed("a", "key-2"), keyed("b", "key-1"), keyed("c", "key-2"), commit(100, 108)]);
+    skips.pace(T0);
+    let set = skips.take_sealed().remove(0);
+    assert_eq!((set.events, set.end.last.unwrap().index, skips.foreign()), (1, 0, 2));
+
+    let fault = intake(OtherShard::Stop, Lsn::ZERO).take(&keyed("a", "key-2"), SENT, T0).unwrap_err();
+    assert_eq!((fault.code, fault.class()), (Code::PublicationLacksTable, Class::Halt));
+    let mut covered = intake(OtherShard::Stop, Lsn(100));
+    feed(&mut covered, &[keyed("a", "key-2"), keyed("b", "key-1"), commit(100, 108)]);
+    assert_eq!(covered.foreign(), 0, "whoever published beyond it had decided");
+}
+
 #[test]
 fn transactions_without_events_move_the_idle_position_only() {
     let mut intake = intake(&first(), Transaction::default());
@@ -285,8 +315,10 @@ fn a_keepalive_confirms_nothing_while_a_set_is_in_flight() {
     intake.pace(later(60_000));
     assert!(intake.take_sealed().is_empty());
     give_back(&mut intake, set);
+    assert!(intake.fill.spare_bytes() > 0);
     intake.pace(later(60_000));
     assert_eq!(intake.take_sealed().remove(0).end.resume_lsn, Lsn(500));
+    assert_eq!(intake.fill.spare_bytes(), 0, "a quiet pipeline keeps no buffers");
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use pillarbox_wire::lsn::{SystemId, TimelineId};
 
 use super::*;
-use crate::config;
+use crate::config::{self, Shard};
 use crate::setup::TableFacts;
-use crate::source::{Publication, PublishedTable, SystemInfo};
+use crate::source::{Publication, PublishedTable, SystemInfo, TimelineSwitch};
 
 fn config() -> Config {
     let table = config::TableName { schema: "public".into(), name: "outbox".into() };
@@ -51,9 +51,17 @@ fn bare() -> Facts {
             in_recovery: false,
             schema_version: 0,
             granted: false,
+            history: Vec::new(),
             reads_statistics: true,
             messages_public: true,
-            tables: vec![TableFacts { table, schema_exists: true, exists: false, columns: Vec::new() }],
+            tables: vec![TableFacts {
+                table,
+                schema_exists: true,
+                exists: false,
+                columns: Vec::new(),
+                jsonb: Vec::new(),
+                key: None,
+            }],
             publication: PublicationState::Missing,
             slot: None,
         },
@@ -64,10 +72,12 @@ fn bare() -> Facts {
 fn published() -> PublicationState {
     PublicationState::Present(Publication {
         inserts: true,
+        changes: false,
         via_root: true,
         tables: vec![PublishedTable {
             table: config().outbox[0].table.clone(),
             published: true,
+            named: true,
             under_partition_names: false,
             row_filter: None,
             columns: Vec::new(),
@@ -150,6 +160,25 @@ fn a_complete_pipeline_needs_nothing_and_adopting_changes_nothing() {
 }
 
 #[test]
+fn a_publication_of_another_filter_is_refused_before_there_is_a_slot() {
+    let mut config = config();
+    config.outbox[0].shard = Shard::parse("1/2").ok();
+    let filter = |text: &str| {
+        let mut facts = complete();
+        let PublicationState::Present(publication) = &mut facts.postgres.publication else {
+            panic!("present")
+        };
+        publication.tables[0].row_filter = (!text.is_empty()).then(|| text.to_owned());
+        plan(&config, &facts, false).map(|(steps, _)| steps.len()).map_err(|fault| fault.code)
+    };
+    let own = "(((hashtext(COALESCE(aggregateid, ''::text)) & 2147483647) % 2) = 0)";
+    assert_eq!(filter(own), Ok(0));
+    for other in ["", "(aggregateid = 'a'::text)", &own.replace("= 0", "= 1")] {
+        assert_eq!(filter(other), Err(Code::PublicationLacksTable), "{other}");
+    }
+}
+
+#[test]
 fn slot_and_checkpoint() {
     use StepKind::{FirstCheckpoint, Slot};
     let lost = SlotInfo { wal_status: Some("lost".into()), ..slot(500) };
@@ -174,6 +203,7 @@ fn slot_and_checkpoint() {
         (empty, unfit(|slot| slot.confirmed_flush_lsn = None), true, Err(Code::SlotUnfit)),
         (checkpoint(500, 7), None, false, Err(Code::SlotMissing)),
         (checkpoint(500, 7), None, true, Err(Code::SlotMissing)),
+        (checkpoint(500, 8), None, true, Err(Code::SystemIdDiffers)),
         (checkpoint(500, 7), Some(lost), true, Err(Code::SlotLost)),
         (checkpoint(500, 7), Some(active), false, Ok(vec![])),
         (checkpoint(500, 7), Some(slot(499)), false, Ok(vec![])),
@@ -188,6 +218,21 @@ fn slot_and_checkpoint() {
         facts.checkpoint = checkpoint;
         facts.postgres.slot = slot;
         assert_eq!(kinds(&facts, adopt), expected, "{case}");
+    }
+}
+
+#[test]
+fn a_slot_made_behind_the_end_of_the_former_timeline_is_ahead() {
+    let mut facts = complete();
+    facts.postgres.system.timeline = TimelineId(2);
+    for (fork, adopt, expected) in [
+        (499, false, Err(Code::SlotAhead)),
+        (499, true, Ok(vec![StepKind::FirstCheckpoint])),
+        (500, false, Ok(vec![])),
+        (700, true, Ok(vec![])),
+    ] {
+        facts.postgres.history = vec![TimelineSwitch { timeline: TimelineId(1), fork_lsn: Lsn(fork) }];
+        assert_eq!(kinds(&facts, adopt), expected, "{fork} {adopt}");
     }
 }
 
