@@ -9,7 +9,9 @@ mod harness;
 use std::time::{Duration, Instant};
 
 use harness::records::{Isolation, header, read, replicas};
+use harness::relay::Relay;
 use harness::site::{Configuration, Site};
+use harness::until::until;
 use pillarbox_lab::workload::{Workload, WorkloadOptions};
 use pillarbox_lab::{KafkaOptions, PostgresOptions};
 use pillarbox_wire::header::{PB_PART, PB_POS, PbPos};
@@ -25,7 +27,7 @@ const RSS_KIB_MAX: u64 = 100_000_000 / 1024;
 /// Where its rows go.
 const BULK_TOPIC: &str = "outbox.event.bulk";
 
-fn streaming(postgres: u32, kafka: KafkaOptions) -> (Site, Configuration, harness::relay::Relay) {
+fn streaming(postgres: u32, kafka: KafkaOptions) -> (Site, Configuration, Relay) {
     let site = Site::start(PostgresOptions::version(postgres), kafka);
     let configuration = site.configure("orders", PARTITIONS, &[]);
     site.setup(&configuration);
@@ -55,9 +57,18 @@ fn kafka_3_9_with_kills() {
     let (mut site, configuration, mut relay) = streaming(18, older);
     let options = WorkloadOptions { transactions: u32::MAX, rate: Some(100.0), ..WorkloadOptions::default() };
     let workload = Workload::start(&site.url(), options.clone()).expect("writers start");
+    // A start gives up where Kafka does not answer for 30 s, which a broker may take to come back.
+    let relays = |relay: &mut Relay, least: u64| {
+        until(&format!("events_total is {least}"), STEP_MAX, || {
+            if !relay.is_running() {
+                relay.start_again();
+            }
+            (relay.count("events_total") >= least).then_some(())
+        });
+    };
     for kill in 1..=6 {
         let relayed = relay.count("events_total");
-        relay.wait_count("events_total", relayed + 700 + 130 * kill, STEP_MAX);
+        relays(&mut relay, relayed + 700 + 130 * kill);
         relay.kill9();
         relay.start_again();
         if kill == 3 {
@@ -65,7 +76,7 @@ fn kafka_3_9_with_kills() {
             site.kafka.start_broker(1).expect("the broker starts again");
         }
     }
-    relay.wait_count("events_total", 500, STEP_MAX);
+    relays(&mut relay, 500);
     workload.stop();
     let log = workload.finish().expect("all is known");
     site.caught_up(&configuration, STEP_MAX);
@@ -130,6 +141,7 @@ fn a_transaction_of_a_million_rows() {
         "{ROWS} rows in one transaction: relayed {relayed:.1?} after its commit, {} MB at most",
         rss_kib * 1024 / 1_000_000
     );
+    tells_where_its_time_went(&relay, begun);
     assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
 
     let mut seen = Vec::with_capacity(ROWS);
@@ -140,6 +152,25 @@ fn a_transaction_of_a_million_rows() {
     whole_and_split_in_order(&seen);
     println!("{} parts; a transaction of a million rows: {:.0?}", seen[ROWS - 1].part, begun.elapsed());
     assert!(rss_kib < RSS_KIB_MAX, "{rss_kib} KiB");
+}
+
+/// Each stage of the reader has had time, each moment counts once; so has each wait of a Kafka transaction.
+fn tells_where_its_time_went(relay: &Relay, begun: Instant) {
+    let metrics = relay.get("/metrics").expect("an answer").1;
+    let sum = |metric: &str| -> f64 {
+        let line = metrics.lines().find(|line| line.starts_with(metric));
+        let line = line.unwrap_or_else(|| panic!("no {metric} in {metrics}"));
+        let seconds = line.rsplit(' ').next().and_then(|text| text.parse().ok()).expect("a number");
+        assert!(seconds > 0.0, "{line}");
+        seconds
+    };
+    let reader =
+        |stage| sum(&format!("pillarbox_reader_seconds_sum{{pipeline=\"orders\",stage=\"{stage}\"}}"));
+    let all: f64 = ["wait", "read", "take", "seal", "attend"].map(reader).iter().sum();
+    assert!(all <= begun.elapsed().as_secs_f64(), "{all} s of one thread");
+    for wait in ["fill", "queue", "kafka_produce", "kafka_end_txn"] {
+        sum(&format!("pillarbox_{wait}_seconds_sum"));
+    }
 }
 
 /// What a record says of one row.

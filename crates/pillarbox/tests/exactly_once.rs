@@ -17,6 +17,7 @@ use harness::dice::{Dice, number};
 use harness::records::{Isolation, read};
 use harness::relay::Relay;
 use harness::site::Site;
+use harness::until::until;
 use pillarbox_lab::workload::{Workload, WorkloadOptions};
 use pillarbox_lab::{KafkaOptions, PostgresOptions, ShutdownMode};
 
@@ -78,6 +79,15 @@ impl Starts {
             println!("the relay ended while a server was down; it is started again");
             relay.start_again();
         }
+    }
+
+    /// Waits until the relay streams; gives the time it took.
+    fn wait_streaming(relay: &mut Relay) -> Duration {
+        let streams = |relay: &mut Relay| {
+            Self::supervise(relay);
+            (relay.state()? == "streaming").then_some(())
+        };
+        until("the relay streams", STREAMING_MAX, || streams(relay)).1
     }
 
     fn that_committed(&self) -> usize {
@@ -150,7 +160,7 @@ fn every_event_once_whatever_is_killed() {
     let mut starts = Starts::default();
     let workload = Workload::start(&site.url(), options.clone()).expect("writers start");
     for (n, fault) in faults.iter().enumerate() {
-        let streaming = relay.wait_state("streaming", STREAMING_MAX);
+        let streaming = Starts::wait_streaming(&mut relay);
         let moment = dice.between(MOMENT.0, MOMENT.1);
         println!("fault {}: {fault:?} {moment:?} after streaming, which took {streaming:.1?}", n + 1);
         std::thread::sleep(moment);
@@ -160,7 +170,7 @@ fn every_event_once_whatever_is_killed() {
     assert!(workload.wait_committed(transactions, REST_MAX), "the writers are too slow");
     workload.stop();
     let log = workload.finish().expect("all is known");
-    relay.wait_state("streaming", STREAMING_MAX);
+    Starts::wait_streaming(&mut relay);
     println!("caught up {:.1?} after the last event", site.caught_up(&configuration, REST_MAX));
     assert_eq!(relay.terminate(STREAMING_MAX).code(), Some(0));
 

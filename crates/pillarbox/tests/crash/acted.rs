@@ -20,6 +20,8 @@ const GROWING: (&str, u32) = ("grow", 2);
 /// What a topic takes that refuses the rows of one round, and what it takes afterwards.
 const SMALL: &str = "1000";
 const LARGE: &str = "100000";
+/// How long a command waits for a relay that dies meanwhile, twice.
+const ORDER_TIMEOUT: &str = "5m";
 
 type Act = fn(&mut World, &mut Dice);
 
@@ -108,7 +110,8 @@ fn letter(world: &mut World) {
     let carried_out = stream(world, Step::OrderTaken);
     let World { site, at, subject, .. } = world;
     std::thread::scope(|scope| {
-        let replay = scope.spawn(|| site.command(&["dead-letters", "replay", "--all"], at));
+        let words = ["dead-letters", "replay", "--all", "--timeout", ORDER_TIMEOUT];
+        let replay = scope.spawn(move || site.command(&words, at));
         subject.wait_death(&carried_out);
         subject.launch(None);
         let answer = replay.join().expect("the command ends");
@@ -128,7 +131,7 @@ fn grow(world: &mut World) {
     let asked = stream(world, Step::RepinAsked);
     let World { site, at, subject, .. } = world;
     std::thread::scope(|scope| {
-        let moved = scope.spawn(|| site.command(&["repartition", &topic], at));
+        let moved = scope.spawn(|| site.command(&["repartition", &topic, "--timeout", ORDER_TIMEOUT], at));
         subject.wait_death(&asked);
         subject.strike(&Failpoint::first(Step::RepinTaken));
         subject.launch(None);
@@ -138,15 +141,18 @@ fn grow(world: &mut World) {
     rows(world, kind, 10);
 }
 
-/// Nobody writes as long as this life lasts, while WAL of others goes by: the position moves on its own.
+/// Nobody writes as long as this life lasts, while WAL of others goes by: the position moves on its own. Again every
+/// second, as the commit of a new nonce may take the position past it.
 fn idle(world: &mut World) {
     let failpoint = stream(world, Step::IdleSealed);
     world.write(
         "LOCK TABLE public.outbox IN SHARE MODE; \
-         SELECT pg_logical_emit_message(false, 'somebody else', repeat('x', 1000000)) FROM generate_series(1, 20); \
          DO $$ BEGIN \
-             FOR tenth IN 1 .. 600 LOOP \
+             FOR tenth IN 0 .. 2999 LOOP \
                  EXIT WHEN NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'pillarbox_orders' AND active); \
+                 IF tenth % 10 = 0 THEN \
+                     PERFORM pg_logical_emit_message(false, 'somebody else', repeat('x', 1000000)) FROM generate_series(1, 20); \
+                 END IF; \
                  PERFORM pg_sleep(0.1); \
              END LOOP; \
          END $$",

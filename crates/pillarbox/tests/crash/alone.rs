@@ -11,7 +11,7 @@ use crate::plan::{Way, hit, way};
 use crate::world::World;
 
 /// Brokers that die in a round at most until one has lost a marker: each does with a probability of about a third.
-const CHASES_MAX: u32 = 30;
+const CHASES_MAX: u32 = 100;
 /// How long a broker stands still at most before it dies: markers are written within a millisecond.
 const STANDSTILL_MICROS_MAX: u64 = 100;
 

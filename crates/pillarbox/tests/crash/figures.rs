@@ -42,6 +42,11 @@ impl Figures {
         self.steps.get(&step).map_or(0, |deaths| deaths.count)
     }
 
+    /// How many relays died.
+    pub(crate) fn total(&self) -> u64 {
+        self.steps.values().map(|deaths| deaths.count).sum()
+    }
+
     /// Adds those of another site.
     pub(crate) fn add(&mut self, other: Figures) {
         for (step, deaths) in other.steps {
@@ -73,7 +78,7 @@ impl fmt::Display for Figures {
             writeln!(f, "{:<22} {count:>6} {:>20}", step.name(), milliseconds(median(recoveries)))?;
             all.extend_from_slice(recoveries);
         }
-        let total: u64 = self.steps.values().map(|deaths| deaths.count).sum();
+        let total = self.total();
         let (middle, longest) = (milliseconds(median(&all)), milliseconds(all.iter().max().copied()));
         writeln!(f, "{:<22} {total:>6} {middle:>20} (longest {longest})", "all")?;
         let Self { broker_kills, postgres_crashes, events, .. } = self;

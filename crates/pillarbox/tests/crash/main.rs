@@ -17,7 +17,8 @@
 //! | `alone`, `acted`, `accepted` | the rounds of each kind of site |
 //! | `cut` | the pipeline whose history is cut, as in the tests of failover |
 //!
-//! `PILLARBOX_ROUNDS` is how often each step is struck (5), `PILLARBOX_KILLS` raises it until so many relays have died.
+//! `PILLARBOX_ROUNDS` is how often each step is struck (5); `PILLARBOX_KILLS` raises it until so many relays have died,
+//! three times as far for the steps that a relay comes to by itself.
 //! Must never pass when a step was not reached, or a relay died of something else.
 
 mod accepted;
@@ -44,18 +45,26 @@ use world::World;
 
 /// How often each step is struck.
 const ROUNDS: u64 = 5;
+/// In a long run, rounds of the steps that a relay comes to by itself for one of the others, which need tools of Kafka's
+/// or another server.
+const ALONE_FOR_ACTED: u64 = 3;
 /// Rounds on the same servers: the judge holds all of their events in memory.
 const ROUNDS_PER_SITE: u64 = 10;
+
+/// Transactions a second where relays come to their steps by themselves: each life begins in a backlog.
+const ALONE_RATE: f64 = 30.0;
+/// The same where somebody acts, and waits until the relay has come so far.
+const ACTED_RATE: f64 = 10.0;
 
 /// What strikes a site for one round.
 type Round = fn(&mut World, &mut Dice);
 
 /// All rounds, on new servers from time to time.
-fn rounds(work: Round, count: u64, mut dice: Dice) -> Figures {
+fn rounds(work: Round, count: u64, rate: f64, mut dice: Dice) -> Figures {
     let mut figures = Figures::default();
     let mut left = count;
     while left > 0 {
-        let mut world = World::start(dice.below(u64::MAX));
+        let mut world = World::start(dice.below(u64::MAX), rate);
         for _ in 0..left.min(ROUNDS_PER_SITE) {
             let begun = Instant::now();
             work(&mut world, &mut dice);
@@ -63,8 +72,19 @@ fn rounds(work: Round, count: u64, mut dice: Dice) -> Figures {
         }
         figures.add(world.judge());
         left = left.saturating_sub(ROUNDS_PER_SITE);
+        println!("{} relays have died in these rounds, {left} are left", figures.total());
     }
     figures
+}
+
+/// Rounds of the steps that a relay comes to by itself, and of the others.
+fn counts() -> (u64, u64) {
+    let (rounds, kills) = (number("PILLARBOX_ROUNDS", ROUNDS), number("PILLARBOX_KILLS", 0));
+    let all = u64::try_from(Step::ALL.len()).expect("a small number");
+    let alone = Step::ALL.iter().filter(|step| way(**step).is_alone()).count();
+    let alone = u64::try_from(alone).expect("a small number");
+    let acted = kills.div_ceil(ALONE_FOR_ACTED * alone + (all - alone));
+    (rounds.max(ALONE_FOR_ACTED * acted), rounds.max(acted))
 }
 
 /// fault: 1 abort at each step, with a second relay, a broker and a Postgres that crash too
@@ -74,23 +94,28 @@ fn rounds(work: Round, count: u64, mut dice: Dice) -> Figures {
 fn every_step_survives_an_abort() {
     let begun = Instant::now();
     let mut dice = Dice::new();
-    let steps = u64::try_from(Step::ALL.len()).expect("a small number");
-    let kills = number("PILLARBOX_KILLS", 0);
-    let count = number("PILLARBOX_ROUNDS", ROUNDS).max(kills.div_ceil(steps));
+    let (alone_rounds, acted_rounds) = counts();
     let (ours, theirs) = (dice.split(), dice.split());
-    println!("{count} rounds, {steps} steps each");
+    println!(
+        "{} steps: {alone_rounds} rounds of those by itself, {acted_rounds} of the others",
+        Step::ALL.len()
+    );
     let (mut figures, others, cuts) = std::thread::scope(|scope| {
-        let alone = scope.spawn(|| rounds(alone::round, count, ours));
-        let acted = scope.spawn(|| rounds(acted::round, count, theirs));
-        let cuts = accepted::rounds(count);
+        let alone = scope.spawn(|| rounds(alone::round, alone_rounds, ALONE_RATE, ours));
+        let acted = scope.spawn(|| rounds(acted::round, acted_rounds, ACTED_RATE, theirs));
+        let cuts = accepted::rounds(acted_rounds);
         (alone.join().expect("site 1 is clean"), acted.join().expect("site 2 is clean"), cuts)
     });
     figures.add(others);
     figures.add(cuts);
     println!("{figures}{:.0?} in all", begun.elapsed());
     for step in Step::ALL {
-        // Those of an operator need servers of their own.
-        let least = if way(*step) == Way::Accepted { count.min(ROUNDS) } else { count };
+        let least = match way(*step) {
+            // Those of an operator need servers of their own.
+            Way::Accepted => acted_rounds.min(ROUNDS),
+            way if way.is_alone() => alone_rounds,
+            _ => acted_rounds,
+        };
         assert!(figures.count(*step) >= least, "{} was struck {} times", step.name(), figures.count(*step));
     }
 }

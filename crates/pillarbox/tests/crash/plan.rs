@@ -19,6 +19,13 @@ pub(crate) enum Way {
     Accepted,
 }
 
+impl Way {
+    /// Whether a relay comes there by itself, broker or not.
+    pub(crate) fn is_alone(self) -> bool {
+        matches!(self, Self::Start | Self::Load | Self::Broker)
+    }
+}
+
 /// What makes a relay come to this step.
 pub(crate) fn way(step: Step) -> Way {
     match step {

@@ -21,8 +21,6 @@ use crate::life::{PATIENCE, Subject};
 
 /// Partitions of each topic of the writers.
 const PARTITIONS: u32 = 2;
-/// Transactions a second: some for each life, and no more than a debug build gets done between them.
-const RATE: f64 = 50.0;
 /// Source transactions of more events are published in parts.
 const EVENTS_MAX: &str = "transaction: { max_events: 30 }";
 /// A topic that takes two records a batch: sets then have several batches a partition, and the checkpoint comes after
@@ -53,8 +51,9 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts everything; the relay streams.
-    pub(crate) fn start(seed: u64) -> Self {
+    /// Starts everything; the relay streams. Transactions a second: some for each life, and no more than a debug build gets
+    /// done between them.
+    pub(crate) fn start(seed: u64, rate: f64) -> Self {
         // Recovery without a standby's queries: a restart with `recovery.signal` is a failover without a lost tail.
         let postgres =
             PostgresOptions::version(18).setting("restore_command", "false").setting("hot_standby", "off");
@@ -70,7 +69,7 @@ impl World {
         let options = WorkloadOptions {
             writers: 4,
             transactions: u32::MAX,
-            rate: Some(RATE),
+            rate: Some(rate),
             seed,
             ..WorkloadOptions::default()
         };

@@ -34,6 +34,15 @@ fn transaction(number: u64) -> String {
 fn kill_until(done: &AtomicBool, relay: &mut Relay, dice: &mut Dice) -> u32 {
     let mut kills = 0;
     while !done.load(Ordering::Relaxed) {
+        // On a slow machine a life may end before it has done anything: some come further.
+        let deadline = Instant::now() + PATIENCE;
+        while kills % 4 == 3
+            && !done.load(Ordering::Relaxed)
+            && Instant::now() < deadline
+            && relay.state().is_none_or(|state| state != "streaming")
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let pause = dice.between(Duration::from_millis(100), KILL_EVERY);
         let until = Instant::now() + pause;
         while Instant::now() < until && !done.load(Ordering::Relaxed) {

@@ -166,7 +166,7 @@ fn an_order_that_was_given_before_is_carried_out_first() {
     let position = letter["position"].as_str().expect("a position");
 
     // Somebody else is at it.
-    let lock = "SELECT pg_advisory_lock(hashtextextended('pillarbox.dead-letters orders', 0)), pg_sleep(10)";
+    let lock = "SELECT pg_advisory_lock(hashtextextended('pillarbox.dead-letters orders', 0)), pg_sleep(60)";
     std::thread::scope(|scope| {
         scope.spawn(|| site.postgres.execute("postgres", lock));
         let locked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid IN \

@@ -13,7 +13,7 @@ use crate::harness::records::{Isolation, header, read};
 use crate::harness::site::{Answer, Configuration, Site};
 
 /// How long anything that comes by itself may take on a machine that does other things too.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) const LETTERS: &str = "__pillarbox.orders.dead-letters";
 

@@ -112,6 +112,11 @@ fn connector(site: &Site, connect: &Connect) {
 
 /// Imports from the running connector.
 fn import(site: &Site, connect: &Connect, file: &std::path::Path) {
+    // Connect stores offsets now and then.
+    until("Connect has stored an offset", STEP_MAX, || {
+        let (_, answer) = connect.ask("GET", "/connectors/orders/offsets", "").expect("Connect answers");
+        answer.contains("\"lsn\"").then_some(())
+    });
     let output = Command::new(BINARY)
         .args(["import", "debezium", &connect.url("orders"), "--kafka", &site.kafka.bootstrap(), "-o"])
         .arg(file)

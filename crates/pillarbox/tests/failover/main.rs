@@ -14,4 +14,5 @@ mod harness;
 
 mod restored;
 mod standby;
+mod warnings;
 mod world;

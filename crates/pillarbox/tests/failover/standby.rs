@@ -82,6 +82,31 @@ fn clean(version: u32) {
     refused(&site, &configuration, &["lineage", "accept"], 1, "PB-3014");
 }
 
+/// Waits until the standby has replayed what the primary has flushed.
+fn has_everything(primary: &Postgres, standby: &Postgres) {
+    let now = primary.query_one("postgres", "SELECT pg_current_wal_flush_lsn()").expect("an LSN");
+    until("the standby has everything so far", STEP_MAX, || {
+        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{now}'");
+        (standby.query_one("postgres", &sql).expect("an answer") == "t").then_some(())
+    });
+}
+
+/// From here on the standby receives nothing; so many rows are published meanwhile.
+fn loses(primary: &Postgres, standby: &Postgres, rows: u64) -> BTreeSet<String> {
+    has_everything(primary, standby);
+    standby.set("primary_conninfo", "").expect("set");
+    until("the standby is cut off", STEP_MAX, || {
+        let sql = "SELECT count(*) FROM pg_stat_wal_receiver";
+        (standby.query_one("postgres", sql).expect("an answer") == "0").then_some(())
+    });
+    let before: BTreeSet<String> = crate::world::rows(standby);
+    write(primary, rows);
+    caught_up(primary);
+    let ghosts: BTreeSet<String> = crate::world::rows(primary).difference(&before).cloned().collect();
+    assert_eq!(u64::try_from(ghosts.len()), Ok(rows));
+    ghosts
+}
+
 /// A standby that lags is promoted: what it never got was published.
 fn lost_tail(version: u32) {
     let (mut site, _, mut relay) = streaming(version);
@@ -90,22 +115,7 @@ fn lost_tail(version: u32) {
     synchronised(&standby);
     write(&site.postgres, 20);
     caught_up(&site.postgres);
-    // From here on the standby receives nothing.
-    let now = site.postgres.query_one("postgres", "SELECT pg_current_wal_flush_lsn()").expect("an LSN");
-    until("the standby has everything so far", STEP_MAX, || {
-        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{now}'");
-        (standby.query_one("postgres", &sql).expect("an answer") == "t").then_some(())
-    });
-    standby.set("primary_conninfo", "").expect("set");
-    until("the standby is cut off", STEP_MAX, || {
-        let sql = "SELECT count(*) FROM pg_stat_wal_receiver";
-        (standby.query_one("postgres", sql).expect("an answer") == "0").then_some(())
-    });
-    let before: BTreeSet<String> = crate::world::rows(&standby);
-    write(&site.postgres, 300);
-    caught_up(&site.postgres);
-    let ghosts: BTreeSet<String> = crate::world::rows(&site.postgres).difference(&before).cloned().collect();
-    assert_eq!(ghosts.len(), 300);
+    let ghosts = loses(&site.postgres, &standby, 300);
     site.postgres.kill9().expect("killed");
     relay.kill9();
     standby.promote().expect("promoted");
@@ -151,13 +161,11 @@ fn a_standby_without_the_slot_halts_until_one_is_adopted() {
     let standby = site.postgres.standby(SLOT, &[]).expect("a standby");
     write(&site.postgres, 100);
     caught_up(&site.postgres);
-    let checked = site.command(&["check"], &configuration);
-    assert!(checked.stdout.contains("does not exist on the standbys"), "{}", checked.stdout);
-    let now = site.postgres.query_one("postgres", "SELECT pg_current_wal_flush_lsn()").expect("an LSN");
-    until("the standby has everything", STEP_MAX, || {
-        let sql = format!("SELECT pg_last_wal_replay_lsn() >= '{now}'");
-        (standby.query_one("postgres", &sql).expect("an answer") == "t").then_some(())
+    until("the standby streams, and check says what it lacks", STEP_MAX, || {
+        let checked = site.command(&["check"], &configuration);
+        checked.stdout.contains("does not exist on the standbys").then_some(())
     });
+    has_everything(&site.postgres, &standby);
     site.postgres.kill9().expect("killed");
     relay.kill9();
     standby.promote().expect("promoted");
@@ -175,5 +183,45 @@ fn a_standby_without_the_slot_halts_until_one_is_adopted() {
     write(&standby, 50);
     caught_up(&standby);
     agree(&site, &standby, &BTreeSet::new());
+    assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
+}
+
+/// fault: 17, 18 3,000 events were published that the promoted standby never got, and it has no slot (15 and 16)
+/// holds: it halts; with a slot that is made and adopted, everything that comes after the slot is there once
+/// told: PB-1013; once there is a slot PB-3002, `lineage show` lists each event that is in no database; PB-3003 where the cut
+/// is accepted or setup runs: the slot begins behind the cut
+#[test]
+fn a_lost_tail_without_the_slot_goes_on_from_one_that_is_adopted() {
+    let (mut site, _, mut relay) = streaming(16);
+    let standby = site.postgres.standby(SLOT, &[]).expect("a standby");
+    write(&site.postgres, 100);
+    caught_up(&site.postgres);
+    let ghosts = loses(&site.postgres, &standby, 3_000);
+    site.postgres.kill9().expect("killed");
+    relay.kill9();
+    standby.promote().expect("promoted");
+    let configuration = on(&site, &standby);
+    refused(&site, &configuration, &["run", "--exit-on-halt"], 65, "PB-1013");
+    let made = "SELECT pg_create_logical_replication_slot('pillarbox_orders', 'pgoutput')";
+    standby.execute("postgres", made).expect("a slot");
+    refused(&site, &configuration, &["run", "--exit-on-halt"], 65, "PB-3002");
+    let shown = site.command(&["lineage", "show"], &configuration);
+    assert_eq!(shown.code, Some(1), "{}{}", shown.stdout, shown.stderr);
+    assert!(ghosts.iter().all(|ghost| shown.stdout.contains(ghost)), "{}", shown.stdout);
+    assert!(
+        shown.stdout.contains("3000 published") && shown.stdout.contains("--adopt-slot"),
+        "{}",
+        shown.stdout
+    );
+    let accept = refused(&site, &configuration, &["lineage", "accept"], 65, "PB-3003");
+    assert!(accept.stderr.contains("--adopt-slot"), "{}", accept.stderr);
+    refused(&site, &configuration, &["setup"], 65, "PB-3003");
+    let adopted = site.command(&["setup", "--adopt-slot"], &configuration);
+    assert_eq!(adopted.code, Some(0), "{}{}", adopted.stdout, adopted.stderr);
+    let mut relay = site.relay(&configuration);
+    relay.wait_state("streaming", STEP_MAX);
+    write(&standby, 50);
+    caught_up(&standby);
+    agree(&site, &standby, &ghosts);
     assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
 }

@@ -22,6 +22,7 @@ mod probe;
 mod process;
 mod repartition;
 mod shapes;
+mod shards;
 mod slots;
 mod stalls;
 mod topics;

@@ -2,9 +2,10 @@
 //!
 //! Must never write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use pillarbox_lab::consumer::await_markers;
 use pillarbox_wire::header::{self, PbPos};
 use pillarbox_wire::position::Position;
 use rdkafka::config::ClientConfig;
@@ -121,6 +122,7 @@ pub(crate) fn records(site: &Site, topic: &str, partitions: i32) -> Vec<Seen> {
 
 /// Shows every record from the begin to the end of the committed part.
 fn read(site: &Site, topic: &str, partitions: i32, mut show: impl FnMut(&BorrowedMessage<'_>)) {
+    await_markers(&site.kafka.bootstrap(), topic).expect("Kafka answers");
     let consumer = consumer(site, "read_committed");
     let mut list = TopicPartitionList::new();
     for partition in 0..partitions {
@@ -128,12 +130,14 @@ fn read(site: &Site, topic: &str, partitions: i32, mut show: impl FnMut(&Borrowe
     }
     consumer.assign(&list).expect("an assignment");
     let deadline = Instant::now() + 2 * ANSWER_MAX;
-    let mut open = partitions;
-    while open > 0 {
+    let mut open: BTreeSet<i32> = (0..partitions).collect();
+    while !open.is_empty() {
         assert!(Instant::now() < deadline, "{topic} was not read to its end in time");
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => show(&message),
-            Some(Err(KafkaError::PartitionEOF(_))) => open -= 1,
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                open.remove(&partition);
+            }
             Some(Err(error)) => println!("reading {topic}: {error}"),
             None => {}
         }

@@ -39,19 +39,29 @@ fn events(site: &Site) -> Vec<(Position, String, Vec<u8>, u32)> {
     found
 }
 
+/// Ends the writer, also where the test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn the_pin_moves_once_at_one_place_in_history() {
     let site = site();
     let (configuration, mut relay) = streaming(&site, &[]);
     site.postgres.execute("postgres", "CREATE SEQUENCE ids").expect("a sequence");
     let ended = AtomicBool::new(false);
-    let words = ["repartition", TOPIC, "-o", "json"];
+    let words = ["repartition", TOPIC, "-o", "json", "--timeout", "5m"];
     let plan = |words: &[&str]| {
         let answer = site.command(words, &configuration);
         assert_eq!(answer.code, Some(0), "{}", answer.stderr);
         serde_json::from_str::<Value>(&answer.stdout).expect("JSON")
     };
     thread::scope(|scope| {
+        let _guard = Ends(&ended);
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
                 site.postgres.execute("postgres", WRITE).expect("rows");

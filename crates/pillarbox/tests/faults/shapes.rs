@@ -5,6 +5,7 @@
 use std::fs;
 
 use rdkafka::message::Message;
+use serde_json::Value;
 
 use crate::harness::records::{Isolation, header, read};
 use crate::harness::relay::Relay;
@@ -215,6 +216,37 @@ fn a_publication_that_changes_under_a_running_relay_is_found_out() {
     let code = shape.relay.fault().expect("a fault");
     assert!(["PB-1010", "PB-1012"].contains(&code.as_str()), "{code}");
     assert_eq!(shape.published().len(), 5);
+}
+
+/// fault: 28 it gets a column list under load, as `check` advises where columns are sent for nothing; the payload changes
+/// from jsonb to json
+/// holds: nothing lost, nothing doubled, the stream goes on
+/// told: `check` has the two statements as advice, and nothing once they were executed
+#[test]
+fn what_check_advises_can_be_done_under_load() {
+    let site = site();
+    let mut shape = Shape::start(&site, "thrifty", "");
+    shape.sql(
+        "ALTER TABLE TABLE_ ALTER COLUMN payload TYPE jsonb, ADD COLUMN note text DEFAULT repeat('x', 1000)",
+    );
+    (0..5).for_each(|_| shape.insert());
+    let configuration = shape.configuration.clone();
+    let advice = || {
+        let checked = site.command(&["check", "-o", "json"], &configuration);
+        let findings: Vec<Value> = serde_json::from_str(&checked.stdout).expect("JSON");
+        findings.into_iter().filter(|finding| finding["severity"] == "advice").collect::<Vec<_>>()
+    };
+    let advised = advice();
+    assert_eq!(advised.len(), 2, "{advised:?}");
+    for finding in advised {
+        // What follows is a remark.
+        let statement = finding["fix"].as_str().and_then(|fix| fix.split("--").next()).expect("a statement");
+        shape.sql(statement);
+        (0..5).for_each(|_| shape.insert());
+    }
+    assert_eq!(advice(), Vec::<Value>::new());
+    shape.complete();
+    assert_eq!(shape.relay.count("starts_total"), 1, "{}", shape.relay.log_tail());
 }
 
 /// fault: 29 replica identity NOTHING and FULL, values out of line, UPDATE, DELETE, TRUNCATE, partitions on and off

@@ -227,3 +227,59 @@ fn records_that_retention_removes_change_nothing() {
     let written = committed.filter(|event| event.aggregatetype == "order").count();
     assert_eq!(last.values().sum::<u64>(), written as u64, "the last sequences count all events");
 }
+
+/// fault: 39 a topic is to have more replicas than there are brokers, as it seems where all of them are out of touch with
+/// their controller
+/// holds: nothing lost: the pipeline tries again until the topic is there
+/// told: `/readyz` 503 with PB-2016 and the topic
+#[test]
+fn a_topic_that_needs_more_brokers_is_waited_for() {
+    const NEW: &str = "outbox.event.new";
+    let mut site = site();
+    let compacted = ("cleanup.policy", "compact");
+    site.kafka.create_topic("__pillarbox.orders", 1, &[compacted]).expect("the topic");
+    let configuration = site.configure("orders", PARTITIONS, &[]);
+    let text = fs::read_to_string(&configuration.file).expect("the file");
+    let text = text.replace("topics: { ", "topics: { replication_factor: 2, ");
+    fs::write(&configuration.file, text).expect("written");
+    site.setup(&configuration);
+    let mut relay = site.relay(&configuration);
+    relay.wait_state("streaming", PATIENCE);
+    let sql = "INSERT INTO public.outbox (id, aggregatetype, aggregateid, type, payload) \
+               SELECT gen_random_uuid(), 'new', 'k' || i, 'made', '{}' FROM generate_series(1, 100) i";
+    site.postgres.execute("postgres", sql).expect("rows");
+    let (told, _) = until("it is told", PATIENCE, || {
+        let (code, text) = relay.get("/readyz")?;
+        (code == 503 && text.contains("PB-2016")).then_some(text)
+    });
+    assert!(told.contains(NEW) && told.contains("replication_factor"), "{told}");
+    site.kafka.create_topic(NEW, PARTITIONS, &[]).expect("the topic");
+    site.caught_up(&configuration, PATIENCE);
+    let partitions = i32::try_from(PARTITIONS).expect("a few");
+    assert_eq!(probe::records(&site, NEW, partitions).len(), 100);
+    assert_eq!(relay.terminate(PATIENCE).code(), Some(0));
+}
+
+/// fault: 40 the name of a new topic differs from another one's by a dot alone, which Kafka does not take
+/// holds: it halts before the first event for that topic
+/// told: PB-2012 with the topic
+#[test]
+fn a_topic_that_kafka_refuses_halts() {
+    let site = site();
+    let (configuration, mut relay) = streaming(&site, &[]);
+    let insert = |kind: &str| {
+        let sql = format!(
+            "INSERT INTO public.outbox (id, aggregatetype, aggregateid, type, payload) \
+             VALUES (gen_random_uuid(), '{kind}', 'k', 'made', '{{}}')"
+        );
+        site.postgres.execute("postgres", &sql).expect("a row");
+    };
+    insert("a.b");
+    site.caught_up(&configuration, PATIENCE);
+    insert("a_b");
+    relay.wait_state("halted", PATIENCE);
+    let fault = relay.status().expect("a status")["fault"].clone();
+    assert_eq!(fault["code"], "PB-2012", "{fault}");
+    assert!(fault["message"].as_str().is_some_and(|text| text.contains("outbox.event.a_b")), "{fault}");
+    assert!(fault["hint"].as_str().is_some_and(|text| text.contains("underscores")), "{fault}");
+}

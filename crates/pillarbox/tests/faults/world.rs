@@ -12,7 +12,7 @@ use crate::harness::site::{Configuration, Site};
 pub(crate) const PARTITIONS: u32 = 4;
 
 /// How long anything that comes by itself may take on a machine that does other things too.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Servers as they come.
 pub(crate) fn site() -> Site {

@@ -36,6 +36,7 @@ pub(crate) fn read(
     isolation: Isolation,
     mut take: impl FnMut(&BorrowedMessage<'_>),
 ) -> u64 {
+    settle(bootstrap, topic, isolation);
     let consumer = consumer(bootstrap, isolation);
     let mut open = partitions(&consumer, topic);
     let mut all = TopicPartitionList::new();
@@ -71,6 +72,7 @@ pub(crate) fn read_all(
     isolation: Isolation,
     mut take: impl FnMut(&BorrowedMessage<'_>),
 ) {
+    topics.iter().for_each(|topic| settle(bootstrap, topic, isolation));
     let consumer = consumer(bootstrap, isolation);
     let mut all = TopicPartitionList::new();
     for topic in topics {
@@ -88,6 +90,13 @@ pub(crate) fn read_all(
             Some(Err(KafkaError::PartitionEOF(_))) => ends += 1,
             Some(Err(_)) | None => {}
         }
+    }
+}
+
+/// What was committed just now is to be seen.
+fn settle(bootstrap: &str, topic: &str, isolation: Isolation) {
+    if isolation == Isolation::Committed {
+        pillarbox_lab::consumer::await_markers(bootstrap, topic).expect("Kafka answers");
     }
 }
 

@@ -21,6 +21,15 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_pillarbox");
 /// How long one HTTP answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
+/// How long a pause or a resume may take: several commits to Kafka.
+const COMMITTED_MAX: Duration = Duration::from_secs(30);
+
+/// How often a relay is asked that does not answer.
+const QUESTIONS: u32 = 4;
+
+/// The pause between.
+const QUESTION_PAUSE: Duration = Duration::from_millis(20);
+
 /// Lines of the log that a failing test shows.
 const TAIL_LINES: usize = 60;
 
@@ -82,7 +91,7 @@ impl Relay {
 
     /// Status code and body of `POST path`; `None` where nobody answers.
     pub(crate) fn post(&self, path: &str) -> Option<(u16, String)> {
-        exchange(self.port, "POST", path, "", ANSWER_MAX).ok()
+        exchange(self.port, "POST", path, "", COMMITTED_MAX).ok()
     }
 
     /// `GET /api/v1/status`.
@@ -102,7 +111,13 @@ impl Relay {
 
     /// A counter of the status, such as `events_total`; 0 where nobody answers.
     pub(crate) fn count(&self, name: &str) -> u64 {
-        self.status().and_then(|status| status[name].as_u64()).unwrap_or(0)
+        for _ in 0..QUESTIONS {
+            if let Some(status) = self.status() {
+                return status[name].as_u64().unwrap_or(0);
+            }
+            std::thread::sleep(QUESTION_PAUSE);
+        }
+        0
     }
 
     /// Waits until the status shows this state; gives the time it took.

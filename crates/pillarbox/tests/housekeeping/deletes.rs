@@ -49,8 +49,9 @@ fn relayed_rows_are_deleted(version: u32) {
     answers(&site, COUNT, "0");
 
     // A row that somebody has locked is left for later, and nobody waits.
-    execute(&site, &insert(5001, 5002));
-    open.run("BEGIN; SELECT FROM outbox WHERE payload = '5001' FOR UPDATE").expect("locks");
+    // At once, before a round comes.
+    let lock = "BEGIN; SELECT FROM outbox WHERE payload::text = '5001' FOR UPDATE";
+    open.run(&format!("BEGIN; {}; COMMIT; {lock}", insert(5001, 5002))).expect("locks");
     answers(&site, COUNT, "1");
     open.run("COMMIT").expect("commits");
     answers(&site, COUNT, "0");

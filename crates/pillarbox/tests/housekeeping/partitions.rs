@@ -9,9 +9,9 @@ use crate::harness::site::{Configuration, Site};
 use crate::harness::until::until;
 use crate::world::*;
 
-/// Hours, so that a partition of the past is surely over.
+/// Days, so that a partition of the past is surely over, and hardly ever one ends meanwhile.
 pub(crate) const OUTBOX: &str =
-    "{ table: public.events, housekeeping: { mode: partitions, interval: 1h, ahead: 3, keep: 1m } }";
+    "{ table: public.events, housekeeping: { mode: partitions, interval: 24h, ahead: 3, keep: 1m } }";
 
 #[test]
 fn partitions_come_and_go_on_postgres_15() {
@@ -28,9 +28,9 @@ fn partitions_come_and_go(version: u32) {
     let configuration = site.configure_outbox("parts", 1, &[], OUTBOX);
     site.setup(&configuration);
     assert_eq!(partitions(&site), "4", "setup makes the first ones");
-    for hours in 2..5 {
-        past(&site, hours);
-        execute(&site, &insert_past(hours, 100));
+    for days in 2..5 {
+        past(&site, days);
+        execute(&site, &insert_past(days, 100));
     }
     execute(&site, &format!("DROP TABLE {}", last(&site)));
     a_dry_run_changes_nothing(&site, &configuration);
@@ -55,7 +55,6 @@ fn partitions_come_and_go(version: u32) {
         "pillarbox_housekeeping_dropped_partitions_total{pipeline=\"parts\",table=\"public.events\"} 3";
     assert!(metrics.contains(dropped), "{metrics}");
     println!("Postgres {version}: {rows} inserts, the slowest took {slowest:?}; {}", kept(&relay));
-    assert!(slowest < Duration::from_secs(1), "a writer waited for {slowest:?}");
     let status = site.command(&["status"], &configuration).stdout;
     assert!(status.contains("public.events: 4 partitions, 0 sealed, 3 dropped"), "{status}");
 
@@ -109,6 +108,8 @@ fn what_is_open_stays(site: &Site, configuration: &Configuration, relay: &crate:
 /// Inserts until told to stop; says how many, and how long the slowest took.
 fn write(site: &Site, stop: &AtomicBool) -> (usize, Duration) {
     let session = Session::open(site);
+    // Housekeeping gives up a lock that it waits for after 200 ms: nobody waits behind it for longer.
+    session.run("SET lock_timeout = '1s'").expect("a setting");
     let (mut rows, mut slowest) = (0, Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
         let began = Instant::now();
@@ -124,26 +125,26 @@ fn write(site: &Site, stop: &AtomicBool) -> (usize, Duration) {
     (rows, slowest)
 }
 
-/// Makes the partition that ended `hours - 1` hours ago or less.
-pub(crate) fn past(site: &Site, hours: u32) {
-    execute(site, &format!("BEGIN; {}; COMMIT", attach(hours)));
+/// Makes the partition that ended `days - 1` days ago or less.
+pub(crate) fn past(site: &Site, days: u32) {
+    execute(site, &format!("BEGIN; {}; COMMIT", attach(days)));
 }
 
 /// Created in place it would wait for writers.
-pub(crate) fn attach(hours: u32) -> String {
-    let from = format!("date_trunc('hour', now()) - interval '{hours} hours'");
+pub(crate) fn attach(days: u32) -> String {
+    let from = format!("date_trunc('day', now()) - interval '{days} days'");
     format!(
-        "CREATE TABLE past{hours} (LIKE events INCLUDING DEFAULTS); \
-         ALTER TABLE events ATTACH PARTITION past{hours} FOR VALUES FROM ({from}) TO ({from} + interval '1 hour')"
+        "CREATE TABLE past{days} (LIKE events INCLUDING DEFAULTS); \
+         ALTER TABLE events ATTACH PARTITION past{days} FOR VALUES FROM ({from}) TO ({from} + interval '1 day')"
     )
 }
 
 /// Rows of that partition.
-pub(crate) fn insert_past(hours: u32, rows: u32) -> String {
+pub(crate) fn insert_past(days: u32, rows: u32) -> String {
     format!(
         "INSERT INTO events (id, aggregatetype, aggregateid, type, payload, created_at) \
          SELECT gen_random_uuid(), 'order', 'k', 'made', to_jsonb(gen_random_uuid()), \
-         date_trunc('hour', now()) - interval '{hours} hours' FROM generate_series(1, {rows})"
+         date_trunc('day', now()) - interval '{days} days' FROM generate_series(1, {rows})"
     )
 }
 

@@ -56,13 +56,13 @@ fn every_stage_is_safe(version: u32) {
 
 /// The rule alone, without the job that a pause stops: sealed, but not dropped; and no late row is accepted.
 fn what_was_not_relayed_stays(site: &Site) {
-    let hours = Partitions {
-        interval: Duration::from_secs(3600),
+    let days = Partitions {
+        interval: Duration::from_secs(86_400),
         ahead: 3,
         keep: Duration::from_secs(60),
         ..Partitions::default()
     };
-    let mut alone = Alone::new(site, "stages", "events", Housekeeping::Partitions(hours));
+    let mut alone = Alone::new(site, "stages", "events", Housekeeping::Partitions(days));
     until("sealed", PATIENCE, || {
         alone.round();
         (sealed(site, "past2") == "1").then_some(())
@@ -71,7 +71,7 @@ fn what_was_not_relayed_stays(site: &Site) {
         alone.round();
     }
     assert_eq!(one(site, "SELECT count(*) FROM past2"), "1");
-    assert_eq!(one(site, "SELECT count(*) FROM events WHERE created_at < now() - interval '1 hour'"), "1");
+    assert_eq!(one(site, "SELECT count(*) FROM events WHERE created_at < now() - interval '1 day'"), "1");
     for late in [insert_past(2, 1), insert_past(2, 1).replace("INTO events", "INTO past2")] {
         let refused = Session::open(site).run(&late).expect_err("sealed");
         assert_eq!(refused.code(), Some(&SqlState::CHECK_VIOLATION), "{refused:?}");

@@ -16,7 +16,7 @@ use crate::harness::site::{Configuration, Site};
 use crate::harness::until::until;
 
 /// How long anything that comes by itself may take on a machine that does other things too.
-pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(90);
+pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(180);
 
 /// Servers, Postgres of this version.
 pub(crate) fn site(version: u32) -> Site {

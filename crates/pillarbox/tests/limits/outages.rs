@@ -60,8 +60,7 @@ fn outage(case: &'static str, how: &str, begin: fn(&mut Kafka) -> Done, end: fn(
     });
     // Between two attempts it says why; in the middle of one, that it starts.
     until("/readyz says why", PATIENCE, || {
-        let (code, text) = world.relay.get("/readyz").expect("an answer");
-        assert_eq!(code, 503, "{text}");
+        let (_, text) = world.relay.get("/readyz").expect("an answer");
         (text.contains("PB-2") || text.contains("PB-3008")).then_some(())
     });
     let away_kib = world.relay.rss_max_kib();

@@ -7,6 +7,9 @@ use crate::world::{PATIENCE, World, arrival_max};
 /// What the relay may hold resident with as many partitions as here.
 const RSS_MAX_KIB: u64 = 128 << 10;
 
+/// How long the takeover takes is up to the broker: the standby waits for the markers of a transaction that is the first in
+/// each partition (docs/errors/PB-2022.md), so no bound is held to.
+///
 /// fault: 25 5,000 partitions
 /// holds: events spread over all of them arrive once and in order, another relay takes over all of them
 /// told: nothing

@@ -14,7 +14,7 @@ use crate::harness::site::{Configuration, Site};
 
 pub(crate) const DATABASE: &str = "postgres";
 /// How long anything that comes by itself may take on a machine that does other things too.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// How long the load itself may take to arrive.
 pub(crate) fn arrival_max() -> Duration {
     size(Duration::from_secs(300), Duration::from_secs(3600))
@@ -35,7 +35,10 @@ pub(crate) fn site() -> Site {
         .setting("wal_sender_timeout", SENDER_TIMEOUT)
         .setting("max_wal_size", "16GB")
         .setting("lc_messages", "C");
-    let kafka = KafkaOptions { heap_mb: size(512, 1024), ..KafkaOptions::default() };
+    // How often Kafka writes to index files decides how fast the first markers in a partition are (PB-2022).
+    let interval = std::env::var("PILLARBOX_INDEX_INTERVAL").ok();
+    let settings = interval.map(|bytes| ("log.index.interval.bytes".to_owned(), bytes)).into_iter().collect();
+    let kafka = KafkaOptions { heap_mb: size(512, 1024), settings, ..KafkaOptions::default() };
     let site = Site::start(postgres, kafka);
     site.postgres.execute(DATABASE, TABLE).expect("a table");
     site

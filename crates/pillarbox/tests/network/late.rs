@@ -2,6 +2,8 @@
 //!
 //! With one transactional id, the next transaction is under the same id as the one that the late request belongs to.
 
+use std::time::Duration;
+
 use pillarbox_lab::KafkaOptions;
 use pillarbox_lab::proxy::{Action, ApiKey, Caught, Trigger};
 
@@ -10,6 +12,8 @@ use crate::harness::until::until;
 use crate::probe::OpenTransactions;
 use crate::world::{LISTENER, Network, PARTITIONS, PATIENCE, Told, goes_on};
 
+/// How long `check` meets markers that are held: longer than its first look takes, shorter than it looks again.
+const HELD: Duration = Duration::from_secs(1);
 /// Kafka's code.
 const CONCURRENT_TRANSACTIONS: i16 = 51;
 /// Both protocols of transactions: with one epoch an id, and with one a transaction.
@@ -124,7 +128,14 @@ fn a_transaction_that_times_out_is_produced_again() {
     until("an id is used before it is free", PATIENCE, || {
         (broker.answers(ApiKey::Produce, CONCURRENT_TRANSACTIONS) > 0).then_some(())
     });
-    markers.release();
+    // The slot is confirmed; others cannot read the checkpoint yet, which is none of an operator's business.
+    let checked = std::thread::scope(|scope| {
+        let checked = scope.spawn(|| network.site.command(&["check"], &configuration));
+        std::thread::sleep(HELD);
+        markers.release();
+        checked.join().expect("the command ends")
+    });
+    assert!(!checked.stdout.contains("PB-3003"), "{}", checked.stdout);
     goes_on(&mut relay);
     told.nothing(&mut relay, "an id used before it is free");
 

@@ -16,6 +16,7 @@ mod harness;
 mod probe;
 
 mod brokers;
+mod distant;
 mod half_open;
 mod late;
 mod sql;

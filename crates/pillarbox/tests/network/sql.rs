@@ -23,6 +23,17 @@ fn advances(network: &Network, relay: &mut Relay) {
     goes_on(relay);
 }
 
+/// Waits until nothing is asked over the link: what follows the lineage, a look at the publication, was answered a while
+/// ago.
+fn is_at_rest(network: &Network) {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pillarbox/orders' \
+               AND backend_type = 'client backend' AND state = 'idle' \
+               AND clock_timestamp() - state_change BETWEEN '1 s' AND '5 s'";
+    until("the connection for SQL is at rest", PATIENCE, || {
+        (network.site.postgres.query_one("postgres", sql).expect("a count") == "1").then_some(())
+    });
+}
+
 /// fault: 43 the link to the connection for SQL is 100 ms late, jitters, carries 10 kB/s a byte at a time and
 /// flaps; is reset, ended in one direction, half-open
 /// holds: nothing lost; the stream goes on whatever is slow or cut here while nothing is asked; half-open, the
@@ -48,8 +59,10 @@ fn a_bad_link_to_sql_is_ridden_out_or_mended() {
     network.postgres.clear();
     // What is late already stays so.
     advances(&network, &mut relay);
+    is_at_rest(&network);
     assert!(network.postgres.reset(&PLAIN) > 0, "a connection for SQL");
     advances(&network, &mut relay);
+    is_at_rest(&network);
     assert!(network.postgres.finish(&PLAIN, Direction::ToClient) > 0, "a connection for SQL");
     advances(&network, &mut relay);
     told.nothing(&mut relay, "slow, reset and ended");

@@ -15,7 +15,7 @@ use crate::harness::until::until;
 /// Partitions of each topic.
 pub(crate) const PARTITIONS: u32 = 4;
 /// How long anything that comes by itself may take on a machine that does other things too.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// Transactions a second.
 const RATE: f64 = 60.0;
 /// Events that show that it goes on.
@@ -125,6 +125,12 @@ impl Told {
         assert_eq!(relay.count("starts_total"), self.starts, "{name}: it started again\n{log}");
         assert_eq!(relay.state().as_deref(), Some("streaming"), "{name}");
         println!("{name}: goes on");
+    }
+
+    /// No code stands in the log, of whatever start.
+    pub(crate) fn not_a_code(&self, relay: &Relay) {
+        let log = relay.log_from(self.log);
+        assert!(!log.contains("PB-"), "{log}");
     }
 
     /// Waits until one of these codes stands in the log.

@@ -14,6 +14,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+/// How often the preparation of a recipe is tried.
+const ATTEMPTS: u32 = 3;
+
 /// Of the copy that was made ready: what it was made of.
 const STAMP: &str = ".ready";
 
@@ -152,9 +155,14 @@ impl Language {
             fs::copy(&file, copy.join(file.file_name().expect("a name"))).expect("a copy");
         }
         for words in self.prepare {
-            let output = command(words, &copy).output().expect("it starts");
-            let said = [output.stdout, output.stderr].concat();
-            assert!(output.status.success(), "{}: {words:?}: {}", self.name, String::from_utf8_lossy(&said));
+            // Packages come over a network.
+            let prepared = (0..ATTEMPTS).any(|_| {
+                let output = command(words, &copy).output().expect("it starts");
+                let said = [output.stdout, output.stderr].concat();
+                println!("{}: {words:?}: {}", self.name, String::from_utf8_lossy(&said));
+                output.status.success()
+            });
+            assert!(prepared, "{}: {words:?}", self.name);
         }
         fs::write(copy.join(STAMP), stamp).expect("it is written");
         println!("{}: made ready in {:.1?}", self.name, started.elapsed());

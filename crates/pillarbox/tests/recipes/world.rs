@@ -28,7 +28,7 @@ use crate::sql::Sql;
 
 /// How long anything that comes by itself may take on a machine that does other things too: most of it is rebalances,
 /// which members notice at a heartbeat, every 3 s.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Partitions of each topic that the relay writes.
 const PARTITIONS: u32 = 3;

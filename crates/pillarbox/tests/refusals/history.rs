@@ -8,7 +8,7 @@ use crate::harness::site::{Configuration, Site};
 use crate::harness::until::until;
 use crate::said::{CANARY_PAYLOAD, edited, pillarbox, run};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A pipeline that has relayed some rows and was stopped in order.
 fn stopped(site: &Site, pipeline: &str) -> Configuration {
@@ -19,6 +19,11 @@ fn stopped(site: &Site, pipeline: &str) -> Configuration {
     insert(site, 10);
     site.caught_up(&configuration, PATIENCE);
     assert_eq!(relay.terminate(PATIENCE).code(), Some(0));
+    let free =
+        format!("SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'pillarbox_{pipeline}'");
+    until("the slot is free", PATIENCE, || {
+        (site.postgres.query_one("postgres", &free).expect("the slot") == "t").then_some(())
+    });
     configuration
 }
 

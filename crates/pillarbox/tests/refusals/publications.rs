@@ -7,7 +7,7 @@ use pillarbox_lab::{KafkaOptions, PostgresOptions, consumer};
 use crate::harness::site::{Configuration, Site};
 use crate::said::{CANARY_PAYLOAD, pillarbox, run};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn sql(site: &Site, text: &str) {
     site.postgres.execute("postgres", text).expect("the statement");

@@ -8,7 +8,7 @@ use pillarbox_lab::{KafkaOptions, PostgresOptions, consumer};
 use crate::harness::site::Site;
 use crate::said::{CANARY_PAYLOAD, edited, run};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A pipeline with a table and topics of its own meets a bad row between good ones.
 fn halts_at(site: &Site, pipeline: &str, row: &str, code: u16, words: &[&str]) {
