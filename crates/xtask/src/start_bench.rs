@@ -7,7 +7,7 @@ use anyhow::Context;
 #[derive(Debug, clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Arguments {
-    /// drain, latency, transaction, emit, accept, takeover, rolling or limits, and its options
+    /// drain, latency, transaction, emit, accept, takeover, rolling, shards, limits or peers, and its options
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<std::ffi::OsString>,
 }

@@ -5,9 +5,11 @@
 //! ```
 //! A run counts only if the destination holds every row once and in order. Must never time the reading back.
 
+mod page;
+
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -15,21 +17,23 @@ use clap::ValueEnum;
 use serde::Serialize;
 use tempfile::TempDir;
 
+use crate::baseline::Reading;
+use crate::budget::Budget;
 use crate::costs::{Costs, Watch};
 use crate::destination::{Contents, Progress};
-use crate::load::{self, Backlog};
+use crate::load::{self, Backlog, Events};
 use crate::machine::wait_quiet;
-use crate::relay::{self, Pipeline};
+use crate::relay::{self, Pipeline, Source};
 use crate::servers::Servers;
-use crate::statistics::{Spread, cell};
-use crate::{Common, baseline, process, report};
+use crate::statistics::Spread;
+use crate::{Common, baseline, emit, process, report};
 
 /// How often end offsets and CPU are looked at: fine enough for a drain of seconds, cheap for the broker.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Nothing more arrives: the drain is over.
-const QUIET: Duration = Duration::from_secs(1);
+pub(crate) const QUIET: Duration = Duration::from_secs(1);
 /// A drain that takes longer is a failure.
-const DRAIN_MAX: Duration = Duration::from_secs(600);
+pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(600);
 
 /// Options of `bench drain`.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,6 +44,12 @@ pub(crate) struct Options {
     /// Rows in each source transaction
     #[arg(long, default_value_t = 10)]
     rows_per_transaction: u64,
+    /// Type of the payload column
+    #[arg(long, default_value = "jsonb")]
+    payload: Payload,
+    /// Events that are messages of `pillarbox.emit()` in place of rows
+    #[arg(long, conflicts_with = "payload")]
+    messages: bool,
     /// Runs of each arm
     #[arg(long, default_value_t = 3)]
     rounds: u32,
@@ -60,6 +70,25 @@ pub(crate) struct TransactionOptions {
     /// Runs of each arm
     #[arg(long, default_value_t = 1)]
     rounds: u32,
+}
+
+/// A type of the payload column. What is in it is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Payload {
+    Jsonb,
+    Json,
+    Text,
+}
+
+impl Payload {
+    fn name(self) -> &'static str {
+        match self {
+            Payload::Jsonb => "jsonb",
+            Payload::Json => "json",
+            Payload::Text => "text",
+        }
+    }
 }
 
 /// Who drains.
@@ -86,6 +115,8 @@ struct RelayRun {
     broker_cpu_s: f64,
     relay_memory_peak_bytes: Option<u64>,
     kafka_commits: Option<u64>,
+    /// None for a binary that does not tell.
+    budget: Option<Budget>,
     /// CPU of others during the run, in cores.
     foreign_cores: f64,
     ended_in_order: bool,
@@ -95,10 +126,14 @@ struct RelayRun {
 /// All runs.
 #[derive(Debug, Serialize)]
 struct Result {
+    events: Events,
     rows: u64,
     rows_per_transaction: u64,
+    payload: Payload,
     wal_bytes: u64,
     baseline: Vec<baseline::Run>,
+    /// The same transaction read in other ways.
+    readings: Vec<(Reading, Vec<baseline::Run>)>,
     relays: Vec<Measured>,
 }
 
@@ -114,46 +149,69 @@ struct Measured {
 
 /// Runs `bench drain`.
 pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
-    let name = match options.rows_per_transaction {
-        10 => "drain".to_owned(),
-        rows => format!("drain-{rows}-per-transaction"),
-    };
+    let mut name = "drain".to_owned();
+    if options.rows_per_transaction != 10 {
+        name += &format!("-{}-per-transaction", options.rows_per_transaction);
+    }
+    if options.payload != Payload::Jsonb {
+        name += &format!("-{}", options.payload.name());
+    }
+    if options.messages {
+        name += "-messages";
+    }
     measure(options, common, &name)
 }
 
 /// Runs `bench transaction`: a drain of one source transaction.
 pub(crate) fn run_transaction(options: &TransactionOptions, common: &Common) -> anyhow::Result<()> {
     let TransactionOptions { rows, rounds } = *options;
-    measure(
-        &Options { rows, rows_per_transaction: rows, rounds, only: None, against: Vec::new() },
-        common,
-        "transaction",
-    )
+    let options = Options {
+        rows,
+        rows_per_transaction: rows,
+        payload: Payload::Jsonb,
+        messages: false,
+        rounds,
+        only: None,
+        against: Vec::new(),
+    };
+    measure(&options, common, "transaction")
 }
 
 fn measure(options: &Options, common: &Common, name: &str) -> anyhow::Result<()> {
     let with = |arm: Arm| options.only.is_none_or(|only| only == arm);
     let binaries = if with(Arm::Pillarbox) { relay::binaries(&options.against)? } else { Vec::new() };
+    let events = if options.messages { Events::Messages } else { Events::Rows };
     let dir = open_dir()?;
     let mut servers = Servers::start(common.postgres)?;
+    if options.payload != Payload::Jsonb {
+        let kind = options.payload.name();
+        servers.sql(&format!("ALTER TABLE outbox ALTER COLUMN payload TYPE {kind} USING payload::{kind}"))?;
+    }
+    if events == Events::Messages {
+        emit::schema(&servers)?;
+    }
     if with(Arm::Baseline) {
         baseline::prepare(&servers)?;
     }
     let mut pipelines = Vec::new();
     for round in 1..=options.rounds {
         for (turn, (_, binary)) in binaries.iter().enumerate() {
-            let pipeline = Pipeline::new(&servers, binary, dir.path(), &format!("bench{round}_{turn}"), 1)?;
+            let name = format!("bench{round}_{turn}");
+            let pipeline = Pipeline::of(&Source::new(events, &name), &servers, binary, dir.path(), &name, 1)?;
             pipeline.setup(&mut servers)?;
             pipelines.push(pipeline);
         }
     }
-    let backlog = load::fill(&servers, options.rows, options.rows_per_transaction)?;
+    let backlog = load::fill(&servers, events, options.rows, options.rows_per_transaction)?;
     let measured = |(binary, _)| Measured { binary, runs: Vec::new(), ratio: None };
     let mut result = Result {
+        events,
         rows: backlog.rows,
         rows_per_transaction: options.rows_per_transaction,
+        payload: options.payload,
         wal_bytes: backlog.wal_bytes,
         baseline: Vec::new(),
+        readings: Vec::new(),
         relays: binaries.into_iter().map(measured).collect(),
     };
     let mut pipelines = pipelines.iter();
@@ -161,7 +219,8 @@ fn measure(options: &Options, common: &Common, name: &str) -> anyhow::Result<()>
         for arm in turn(round).into_iter().filter(|arm| with(*arm)) {
             if arm == Arm::Baseline {
                 quiet(common, round, "pg_recvlogical");
-                result.baseline.push(baseline::run(&servers, &backlog, round, dir.path())?);
+                let reading = Reading::Plain;
+                result.baseline.push(baseline::run(&servers, &backlog, reading, round, dir.path())?);
                 continue;
             }
             for measured in &mut result.relays {
@@ -171,11 +230,32 @@ fn measure(options: &Options, common: &Common, name: &str) -> anyhow::Result<()>
             }
         }
     }
+    if options.rows == options.rows_per_transaction && with(Arm::Baseline) {
+        result.readings = readings(&servers, &backlog, options.rounds, common, dir.path())?;
+    }
     for measured in &mut result.relays {
         let runs = measured.runs.iter().zip(&result.baseline);
         measured.ratio = Spread::of(runs.map(|(ours, base)| ours.rate / base.rate));
     }
-    report::write(common, name, &servers.versions, &result, &markdown(&result, options.rounds))
+    report::write(common, name, &servers.versions, &result, &page::markdown(&result, options.rounds))
+}
+
+/// What `pg_recvlogical` makes of one huge transaction when it asks for it in other ways.
+fn readings(
+    servers: &Servers,
+    backlog: &Backlog,
+    rounds: u32,
+    common: &Common,
+    logs: &Path,
+) -> anyhow::Result<Vec<(Reading, Vec<baseline::Run>)>> {
+    let mut readings: Vec<_> = Reading::OTHERS.map(|reading| (reading, Vec::new())).into();
+    for round in 1..=rounds {
+        for (reading, runs) in &mut readings {
+            quiet(common, round, reading.name());
+            runs.push(baseline::run(servers, backlog, *reading, round, logs)?);
+        }
+    }
+    Ok(readings)
 }
 
 fn quiet(common: &Common, round: u32, what: &str) {
@@ -228,13 +308,13 @@ fn drain(servers: &Servers, pipeline: &Pipeline, backlog: &Backlog) -> anyhow::R
         );
     }
     let memory_peak = process::memory_peak(relay.pid());
-    let (started, commits) = (relay.started, relay.commits());
+    let (started, commits, budget) = (relay.started, relay.commits(), relay.budget());
     let ended_in_order = relay.stop()?;
     let contents = pipeline.destination.read(rows)?;
     contents.ensure_exact()?;
     let mut run = evaluate(backlog.rows, started, &progress, &looks, contents)?;
     (run.relay_memory_peak_bytes, run.kafka_commits) = (memory_peak, commits);
-    run.ended_in_order = ended_in_order;
+    (run.budget, run.ended_in_order) = (budget, ended_in_order);
     Ok(run)
 }
 
@@ -261,55 +341,11 @@ fn evaluate(
         broker_cpu_s: costs.broker.as_secs_f64(),
         relay_memory_peak_bytes: None,
         kafka_commits: None,
+        budget: None,
         foreign_cores: costs.cores(costs.foreign),
         ended_in_order: false,
         contents,
     })
-}
-
-fn markdown(result: &Result, rounds: u32) -> String {
-    let Result { rows, rows_per_transaction, wal_bytes, baseline, relays } = result;
-    let per_event = 1.0 / 1e6 * *rows as f64;
-    let base = |get: fn(&baseline::Run) -> f64, unit, decimals| {
-        cell(baseline.iter().map(|run| Some(get(run))), unit, decimals)
-    };
-    let ours = |get: fn(&RelayRun) -> Option<f64>, unit, decimals| {
-        let cells = relays.iter().map(|relay| cell(relay.runs.iter().map(get), unit, decimals));
-        cells.collect::<Vec<_>>().join(" | ")
-    };
-    let each = |get: &dyn Fn(&Measured) -> String| relays.iter().map(get).collect::<Vec<_>>().join(" | ");
-    let none = || "-".to_owned();
-    let ended = |relay: &Measured| relay.runs.iter().filter(|run| run.ended_in_order).count().to_string();
-    let ratio =
-        |relay: &Measured| relay.ratio.map_or_else(none, |ratio| format!("**{}**", ratio.text(1.0, 2)));
-    let rate = ("rows/s, process start to last row, thousands", base(|r| r.rate, 1e3, 1));
-    let client = ("client CPU, us per event", base(|r| r.client_cpu_s, per_event, 2));
-    let walsender = ("walsender CPU, us per event", base(|r| r.walsender_cpu_s, per_event, 2));
-    let others = ("CPU of others, cores", base(|r| r.foreign_cores, 1.0, 2));
-    let memory = |r: &RelayRun| r.relay_memory_peak_bytes.map(|bytes| bytes as f64);
-    let lines = [
-        (rate, ours(|r| Some(r.rate), 1e3, 1)),
-        (("the same against pg_recvlogical in its round", none()), each(&ratio)),
-        (("rows/s from the first commit, thousands", none()), ours(|r| r.rate_from_first_commit, 1e3, 1)),
-        (("process start to first commit, s", none()), ours(|r| Some(r.first_commit_seconds), 1.0, 2)),
-        (client, ours(|r| Some(r.relay_cpu_us_per_event), 1.0, 2)),
-        (walsender, ours(|r| Some(r.walsender_cpu_s), per_event, 2)),
-        (("broker CPU, us per event", none()), ours(|r| Some(r.broker_cpu_s), per_event, 2)),
-        (("peak resident memory, MiB", none()), ours(memory, 1048576.0, 1)),
-        (("Kafka transactions", none()), ours(|r| r.kafka_commits.map(|n| n as f64), 1.0, 0)),
-        (("ended in order after SIGTERM, runs", none()), each(&ended)),
-        (others, ours(|r| Some(r.foreign_cores), 1.0, 2)),
-    ];
-    let table: String =
-        lines.iter().map(|((what, base), ours)| format!("| {what} | {base} | {ours} |\n")).collect();
-    format!(
-        "Backlog of {rows} rows, {rows_per_transaction} a transaction, {} MB of WAL; median (min-max) of {rounds} runs, arms \
-         in turns. The topic was read back after every run of a relay: each row once, in commit order.\n\n\
-         | | pg_recvlogical to null | {} |\n| --- | --- |{}\n{table}",
-        wal_bytes >> 20,
-        each(&|relay| format!("pillarbox into Kafka, {}", relay.binary)),
-        " --- |".repeat(relays.len()),
-    )
 }
 
 #[cfg(test)]

@@ -184,12 +184,18 @@ fn script(dir: &Path, arm: Arm) -> std::path::PathBuf {
     dir.join(format!("{}.sql", arm.name().replace([' ', '+', '(', ')', ','], "")))
 }
 
-/// The schema `pillarbox` as `setup` makes it, the accounts, and the payload.
-fn prepare(servers: &Servers, orders: u32) -> anyhow::Result<String> {
+/// The schema `pillarbox` with `emit()`, as `setup` makes it.
+pub(crate) fn schema(servers: &Servers) -> anyhow::Result<()> {
     for file in ["0001_pillarbox.up.sql", "0002_emit.up.sql"] {
         let path = tree::root().join("sql").join(file);
         servers.sql(&fs::read_to_string(&path).with_context(|| path.display().to_string())?)?;
     }
+    Ok(())
+}
+
+/// The schema `pillarbox`, the accounts, and the payload.
+fn prepare(servers: &Servers, orders: u32) -> anyhow::Result<String> {
+    schema(servers)?;
     servers.sql(
         "CREATE TABLE account (id integer PRIMARY KEY, balance bigint NOT NULL) WITH (fillfactor = 50)",
     )?;

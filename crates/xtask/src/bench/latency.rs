@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::budget::{self, Budget};
 use crate::costs::{Costs, Watch};
 use crate::load::Schedule;
 use crate::machine::wait_quiet;
@@ -78,6 +79,8 @@ pub(crate) struct Run {
     /// Everybody else meanwhile: Postgres' own backends, and whoever shares the machine.
     other_cores: f64,
     pub(crate) relay_memory_peak_bytes: Option<u64>,
+    /// Since the start, warm-up included. None for a binary that does not tell.
+    budget: Option<Budget>,
     foreign_cores_before: f64,
     ended_in_order: bool,
 }
@@ -143,6 +146,7 @@ fn measure(servers: &Servers, pipeline: &Pipeline, rate: u32, options: &Options)
     })?;
     let memory_peak = process::memory_peak(relay.pid());
     let mut run = evaluate(&stream, rate, warm_up, &window, memory_peak)?;
+    run.budget = relay.budget();
     run.ended_in_order = relay.stop()?;
     Ok(run)
 }
@@ -191,6 +195,7 @@ pub(crate) fn evaluate(
         broker_cores: costs.cores(costs.broker),
         other_cores: costs.cores(costs.foreign),
         relay_memory_peak_bytes,
+        budget: None,
         foreign_cores_before: 0.0,
         ended_in_order: false,
     })
@@ -243,6 +248,26 @@ fn markdown(runs: &[Run], options: &Options) -> String {
             spread(|run| Some(run.other_cores), 2),
             spread(|run| run.relay_memory_peak_bytes.map(|bytes| (bytes >> 20) as f64), 0),
         );
+    }
+    text + &waits(&groups)
+}
+
+/// What Kafka transactions wait for.
+fn waits(groups: &[(u32, &str, Vec<&Run>)]) -> String {
+    let names: Vec<&str> = budget::waits().collect();
+    let mut text = format!(
+        "\nWhat a Kafka transaction waits for, ms, means; `fill` is from its first event until it is sealed:\n\n\
+         | tx/s | binary | {} |\n| --- | --- |{}\n",
+        names.join(" | "),
+        " --- |".repeat(names.len()),
+    );
+    for (rate, binary, of) in groups {
+        let wait = |name: &&str| {
+            let value = |run: &&Run| budget::of(&run.budget.as_ref()?.waits_ms_per_commit, name);
+            cell(of.iter().map(value), 1.0, 2)
+        };
+        let cells: Vec<String> = names.iter().map(wait).collect();
+        text += &format!("| {rate} | {binary} | {} |\n", cells.join(" | "));
     }
     text
 }

@@ -1,4 +1,5 @@
-//! The load: an outbox row of ordinary size, written in bulk for a backlog or one by one on a schedule.
+//! The load: an outbox row of ordinary size, written in bulk for a backlog or one by one on a schedule; or, in bulk, the
+//! same event as a message.
 //!
 //! Row n carries n as its id, so that a reader can tell loss, duplication and order from ids alone. Must never reuse an
 //! n within one run.
@@ -6,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls, Statement};
 
@@ -43,9 +45,43 @@ END
 $$;
 "#;
 
+/// The procedure with `pillarbox.emit()` in place of the insert: the same ids, keys and payloads in the same order.
+const EMIT: &str = "
+CREATE OR REPLACE PROCEDURE bench_fill(first bigint, rows bigint, per_transaction bigint) LANGUAGE plpgsql AS $$
+DECLARE at bigint := first;
+BEGIN
+    WHILE at < first + rows LOOP
+        PERFORM pillarbox.emit('order', 'order-' || n % 10000, 'OrderPlaced', bench_payload(n), '{}', bench_id(n))
+            FROM generate_series(at, least(at + per_transaction, first + rows) - 1) n;
+        COMMIT;
+        at := at + per_transaction;
+    END LOOP;
+END
+$$";
+
+/// What an event is in the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Events {
+    /// The insert of a row
+    Rows,
+    /// A logical message, by `pillarbox.emit()`
+    Messages,
+}
+
+impl Events {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Events::Rows => "rows",
+            Events::Messages => "messages",
+        }
+    }
+}
+
 /// A backlog in the WAL.
 #[derive(Debug, Clone)]
 pub(crate) struct Backlog {
+    pub(crate) events: Events,
     /// Rows 0..rows, and one more after `end_lsn`.
     pub(crate) rows: u64,
     /// Between the last commit of the backlog and the marker row behind it.
@@ -53,9 +89,17 @@ pub(crate) struct Backlog {
     pub(crate) wal_bytes: u64,
 }
 
-/// Writes rows 0..rows, then one row that stops whoever reads up to `end_lsn`.
-pub(crate) fn fill(servers: &Servers, rows: u64, per_transaction: u64) -> anyhow::Result<Backlog> {
+/// Writes rows 0..rows, then one row that stops whoever reads up to `end_lsn`. Messages need the schema `pillarbox`.
+pub(crate) fn fill(
+    servers: &Servers,
+    events: Events,
+    rows: u64,
+    per_transaction: u64,
+) -> anyhow::Result<Backlog> {
     let postgres = &servers.postgres;
+    if events == Events::Messages {
+        servers.sql(EMIT)?;
+    }
     let lsn = || postgres.query_one(crate::servers::DATABASE, "SELECT pg_current_wal_insert_lsn()");
     let start = lsn()?;
     let filling = Instant::now();
@@ -69,11 +113,12 @@ pub(crate) fn fill(servers: &Servers, rows: u64, per_transaction: u64) -> anyhow
     let size = format!("SELECT '{end_lsn}'::pg_lsn - '{start}'::pg_lsn");
     let wal_bytes = postgres.query_one(crate::servers::DATABASE, &size)?.parse()?;
     eprintln!(
-        "bench: filled {rows} rows in {:.1} s, {} MB of WAL",
+        "bench: filled {rows} {} in {:.1} s, {} MB of WAL",
+        events.name(),
         filling.elapsed().as_secs_f64(),
         wal_bytes >> 20
     );
-    Ok(Backlog { rows, end_lsn, wal_bytes })
+    Ok(Backlog { events, rows, end_lsn, wal_bytes })
 }
 
 /// SQL that gives a payload so many orders of about 300 bytes each.

@@ -25,7 +25,7 @@ pub(crate) struct Machine {
     pub(crate) memory_mib: u64,
     pub(crate) kernel: String,
     pub(crate) at: String,
-    /// The commit that was measured; `+` where the tree held changes.
+    /// The commit that was measured; `+` where the tree held changes, other than results.
     pub(crate) commit: String,
 }
 
@@ -37,14 +37,16 @@ impl Machine {
             memory_mib: memory_mib(),
             kernel: first_line(Command::new("uname").args(["-srm"])),
             at: first_line(Command::new("date").args(["-u", "+%Y-%m-%dT%H:%MZ"])),
-            commit: first_line(tree::command("git").args([
-                "describe",
-                "--always",
-                "--dirty=+",
-                "--abbrev=10",
-            ])),
+            commit: commit(),
         }
     }
+}
+
+fn commit() -> String {
+    let commit = first_line(tree::command("git").args(["rev-parse", "--short=10", "HEAD"]));
+    let changed = ["diff-index", "--quiet", "HEAD", "--", ".", ":(exclude)bench/results"];
+    let as_committed = tree::command("git").args(changed).status().is_ok_and(|status| status.success());
+    if as_committed { commit } else { commit + "+" }
 }
 
 /// Waits until others leave the machine alone, or until the time is up. Gives the foreign load last seen, in cores.

@@ -10,6 +10,7 @@
 
 mod accept;
 mod baseline;
+mod budget;
 mod clock;
 mod costs;
 mod destination;
@@ -26,6 +27,7 @@ mod relay;
 mod report;
 mod rolling;
 mod servers;
+mod shards;
 mod statistics;
 mod stream;
 mod takeover;
@@ -80,6 +82,8 @@ enum Bench {
     Takeover(takeover::Options),
     /// The longest time an event waits while both relays are restarted in turn
     Rolling(rolling::Options),
+    /// A backlog by one pipeline, and by several that share the table by key
+    Shards(shards::Options),
     /// Memory and silence at sizes that nobody plans: 10 GB, 5,000 partitions, ten minutes without Kafka
     Limits(limits::Options),
     /// The same outbox through Pillarbox and through other programs that do its job, in turns
@@ -96,6 +100,7 @@ fn main() -> ExitCode {
         Bench::Accept(options) => accept::run(&options, &common),
         Bench::Takeover(options) => takeover::run(&options, &common),
         Bench::Rolling(options) => rolling::run(&options, &common),
+        Bench::Shards(options) => shards::run(&options, &common),
         Bench::Limits(options) => limits::run(&options, &common),
         Bench::Peers(options) => peers::run(&options, &common),
     };

@@ -10,6 +10,7 @@
 mod arm;
 mod debezium;
 mod drain;
+mod faucet;
 mod lane;
 mod mq_bridge;
 mod steady;
@@ -25,6 +26,7 @@ use serde::Serialize;
 use self::arm::Arm;
 use self::lane::Lane;
 use crate::drain::open_dir;
+use crate::load::Events;
 use crate::machine::wait_quiet;
 use crate::servers::Servers;
 use crate::{Common, baseline, load, picture, relay, report};
@@ -103,18 +105,20 @@ fn backlog(options: &Options, common: &Common, servers: &mut Servers, dir: &Path
     let mut lanes = Vec::new();
     for round in 1..=options.rounds {
         for arm in turn(&arms, round) {
-            lanes.push((round, arm, lane(servers, arm, &format!("r{round}"), dir)?));
+            lanes.push((round, arm, lane(servers, arm, &format!("r{round}"), None, dir)?));
         }
     }
-    let backlog = load::fill(servers, options.events, options.rows_per_transaction)?;
+    let backlog = load::fill(servers, Events::Rows, options.events, options.rows_per_transaction)?;
     let mut runs = Vec::new();
     for (round, arm, lane) in &lanes {
         let others = wait_quiet(Duration::from_secs(common.quiet_wait));
         eprintln!("bench: round {round}, {arm:?}; others use {others:.2} cores");
         let run = match lane {
-            None => {
-                drain::Run::of_baseline(*round, &baseline::run(servers, &backlog, *round, dir)?, backlog.rows)
-            }
+            None => drain::Run::of_baseline(
+                *round,
+                &baseline::run(servers, &backlog, baseline::Reading::Plain, *round, dir)?,
+                backlog.rows,
+            ),
             Some(lane) => drain::run(servers, lane, *round, backlog.rows, kill)?,
         };
         eprintln!("bench: {}", run.summary());
@@ -137,7 +141,9 @@ fn latency(options: &Options, common: &Common, servers: &mut Servers, dir: &Path
     for round in 1..=options.rounds {
         for &rate in &options.rate {
             for arm in turn(&arms, round) {
-                let Some(lane) = lane(servers, arm, &format!("r{round}_{rate}"), dir)? else { continue };
+                let Some(lane) = lane(servers, arm, &format!("r{round}_{rate}"), Some(rate), dir)? else {
+                    continue;
+                };
                 let others = wait_quiet(Duration::from_secs(common.quiet_wait));
                 eprintln!("bench: round {round}, {arm:?}, {rate}/s; others use {others:.2} cores");
                 let run = steady::latency(servers, &lane, rate, options.warm_up, options.seconds)?;
@@ -156,7 +162,7 @@ fn idle(options: &Options, common: &Common, servers: &mut Servers, dir: &Path) -
     let mut runs = Vec::new();
     for round in 1..=options.rounds {
         for arm in turn(&arms, round) {
-            let Some(lane) = lane(servers, arm, &format!("r{round}"), dir)? else { continue };
+            let Some(lane) = lane(servers, arm, &format!("r{round}"), None, dir)? else { continue };
             let others = wait_quiet(Duration::from_secs(common.quiet_wait));
             eprintln!("bench: round {round}, {arm:?}; others use {others:.2} cores");
             runs.push(steady::idle(servers, &lane, round, options.warm_up, options.seconds)?);
@@ -169,12 +175,18 @@ fn idle(options: &Options, common: &Common, servers: &mut Servers, dir: &Path) -
 }
 
 /// The lane of an arm, set up; none for `pg_recvlogical`.
-fn lane(servers: &mut Servers, arm: Arm, run: &str, dir: &Path) -> anyhow::Result<Option<Lane>> {
+fn lane(
+    servers: &mut Servers,
+    arm: Arm,
+    run: &str,
+    rate: Option<u32>,
+    dir: &Path,
+) -> anyhow::Result<Option<Lane>> {
     if arm == Arm::PgRecvlogical {
         return Ok(None);
     }
     let binary = if arm.is_pillarbox() { Some(relay::build()?) } else { None };
-    Lane::setup(servers, arm, run, binary.as_deref(), dir).map(Some)
+    Lane::setup(servers, arm, run, binary.as_deref(), rate, dir).map(Some)
 }
 
 /// The arms take turns in going first.

@@ -14,7 +14,9 @@ use pillarbox_lab::account::{give, server_account};
 use pillarbox_lab::process::{Launch, ServerProcess};
 use rustix::process::Signal;
 
+use crate::budget::Budget;
 use crate::destination::Destination;
+use crate::load::Events;
 use crate::servers::{DATABASE, PARTITIONS, Servers};
 use crate::tree;
 
@@ -50,6 +52,36 @@ pub(crate) fn binaries(against: &[PathBuf]) -> anyhow::Result<Vec<(String, PathB
     Ok(binaries)
 }
 
+/// What a pipeline relays.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Source<'a> {
+    events: Events,
+    /// What topics begin with. Pipelines that share a table share it.
+    topic: &'a str,
+    /// One shard of the rows, as `1/2`.
+    shard: Option<&'a str>,
+}
+
+impl<'a> Source<'a> {
+    pub(crate) fn new(events: Events, topic: &'a str) -> Self {
+        Self { events, topic, shard: None }
+    }
+
+    pub(crate) fn shard(topic: &'a str, shard: &'a str) -> Self {
+        Self { events: Events::Rows, topic, shard: Some(shard) }
+    }
+
+    /// Its section of the configuration.
+    fn section(&self) -> String {
+        let from = match self.events {
+            Events::Rows => "outbox:\n  table: public.outbox",
+            Events::Messages => "messages:\n  prefix: outbox",
+        };
+        let shard = self.shard.map(|shard| format!("  shard: {shard}\n")).unwrap_or_default();
+        format!("{from}\n{shard}  topic: \"{}.{{aggregatetype}}\"\n", self.topic)
+    }
+}
+
 /// A pipeline: its name, topic and configuration file.
 #[derive(Debug, Clone)]
 pub(crate) struct Pipeline {
@@ -62,7 +94,7 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Writes the configuration of a pipeline. Several relays of one pipeline differ in `instance`.
+    /// Writes the configuration of a pipeline of rows. Several relays of one pipeline differ in `instance`.
     pub(crate) fn new(
         servers: &Servers,
         binary: &Path,
@@ -70,12 +102,24 @@ impl Pipeline {
         name: &str,
         instance: u32,
     ) -> anyhow::Result<Pipeline> {
-        let topic = format!("{name}.order");
+        Pipeline::of(&Source::new(Events::Rows, name), servers, binary, dir, name, instance)
+    }
+
+    /// The same of what is to be relayed.
+    pub(crate) fn of(
+        source: &Source<'_>,
+        servers: &Servers,
+        binary: &Path,
+        dir: &Path,
+        name: &str,
+        instance: u32,
+    ) -> anyhow::Result<Pipeline> {
+        let topic = format!("{}.order", source.topic);
         let bootstrap = servers.kafka.bootstrap();
         let http_port = pillarbox_lab::ports::free(1)?[0];
         let config = dir.join(format!("{name}-{instance}.yaml"));
         let url = servers.postgres.superuser_url(DATABASE);
-        let text = configuration(name, &url, &bootstrap, http_port);
+        let text = configuration(source, name, &url, &bootstrap, http_port);
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         give(&config, server_account()?)?;
         Ok(Pipeline {
@@ -92,6 +136,11 @@ impl Pipeline {
     /// here, so that a reader can wait on it.
     pub(crate) fn setup(&self, servers: &mut Servers) -> anyhow::Result<()> {
         servers.kafka.create_topic(&self.destination.topic, PARTITIONS, &[])?;
+        self.setup_database()
+    }
+
+    /// The same for a topic that is there.
+    pub(crate) fn setup_database(&self) -> anyhow::Result<()> {
         let mut process = self.launch("setup")?;
         match process.wait(SETUP_MAX)? {
             Some(status) if status.success() => Ok(()),
@@ -166,6 +215,11 @@ impl Relay {
         self.status()?.get("commits_total")?.as_u64()
     }
 
+    /// Where its time went.
+    pub(crate) fn budget(&self) -> Option<Budget> {
+        Budget::parse(&get(self.pipeline.http_port, "/metrics").ok()?, &self.pipeline.name)
+    }
+
     fn status(&self) -> Option<serde_json::Value> {
         let body = get(self.pipeline.http_port, "/api/v1/status").ok()?;
         let value: serde_json::Value = serde_json::from_str(&body).ok()?;
@@ -192,13 +246,14 @@ impl Relay {
     }
 }
 
-/// The smallest configuration that keeps the runs apart: every pipeline has a topic of its own.
-fn configuration(name: &str, url: &str, bootstrap: &str, http_port: u16) -> String {
+/// The smallest configuration that keeps the runs apart: every pipeline, or all that share a table, has a topic of its own.
+fn configuration(source: &Source<'_>, name: &str, url: &str, bootstrap: &str, http_port: u16) -> String {
+    let section = source.section();
     format!(
         "pipeline: {name}\n\
          postgres: {{ url: \"{url}\" }}\n\
          kafka:\n  brokers: [\"{bootstrap}\"]\n  topics: {{ create: true, partitions: {PARTITIONS} }}\n\
-         outbox:\n  table: public.outbox\n  topic: \"{name}.{{aggregatetype}}\"\n\
+         {section}\
          http: {{ listen: \"127.0.0.1:{http_port}\" }}\n"
     )
 }
@@ -221,14 +276,22 @@ mod tests {
 
     #[test]
     fn the_configuration_names_what_the_bench_made() {
-        let text = configuration("bench1", "postgres://postgres@127.0.0.1:5/postgres", "127.0.0.1:6", 7);
-        for part in [
-            "pipeline: bench1\n",
-            "topic: \"bench1.{aggregatetype}\"",
-            "listen: \"127.0.0.1:7\"",
-            "partitions: 8",
+        for (events, from) in [
+            (Events::Rows, "outbox:\n  table: public.outbox\n"),
+            (Events::Messages, "messages:\n  prefix: outbox\n"),
         ] {
-            assert!(text.contains(part), "{text}");
+            let url = "postgres://postgres@127.0.0.1:5/postgres";
+            let text = configuration(&Source::new(events, "bench1"), "bench1", url, "127.0.0.1:6", 7);
+            for part in [
+                "pipeline: bench1\n",
+                from,
+                "  topic: \"bench1.{aggregatetype}\"",
+                "listen: \"127.0.0.1:7\"",
+                "partitions: 8",
+            ] {
+                assert!(text.contains(part), "{text}");
+            }
+            assert_ne!(text.contains("\noutbox:"), text.contains("\nmessages:"), "{text}");
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) enum Arm {
     DebeziumExactlyOnce,
     /// mq-bridge: at least once
     MqBridge,
+    /// faucet with a transactional producer: exactly once
+    FaucetExactlyOnce,
 }
 
 impl Arm {
@@ -35,7 +37,7 @@ impl Arm {
 
     /// True where a duplicate is a fault, not a property.
     pub(super) fn is_exactly_once(self) -> bool {
-        self.is_pillarbox() || self == Arm::DebeziumExactlyOnce
+        self.is_pillarbox() || matches!(self, Arm::DebeziumExactlyOnce | Arm::FaucetExactlyOnce)
     }
 }
 

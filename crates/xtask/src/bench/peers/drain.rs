@@ -19,8 +19,9 @@ use crate::servers::Servers;
 use crate::{baseline, process};
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Nothing more arrives for now: time to read back.
-const QUIET: Duration = Duration::from_secs(2);
+/// Nothing more arrives for now: time to read back. Longer than a last page that is not full waits in any arm, which is a
+/// second: what comes while the topic is read is not timed.
+const QUIET: Duration = Duration::from_secs(4);
 /// Longer than any peer is known to pause by design, which is a minute.
 const LOST_AFTER: Duration = Duration::from_secs(120);
 const DRAIN_MAX: Duration = Duration::from_secs(1200);

@@ -21,7 +21,7 @@ use pillarbox_lab::process::{Launch, ServerProcess};
 use rustix::process::Signal;
 
 use super::arm::Arm;
-use super::{PUBLICATION, debezium, mq_bridge};
+use super::{PUBLICATION, debezium, faucet, mq_bridge};
 use crate::destination::Destination;
 use crate::relay::Pipeline;
 use crate::servers::{DATABASE, PARTITIONS, Servers};
@@ -47,6 +47,8 @@ pub(super) struct Site {
     pub(super) dir: PathBuf,
     /// For a REST interface, if the peer has one.
     pub(super) port: u16,
+    /// Transactions a second that will come; none where there is a backlog, or nothing.
+    pub(super) rate: Option<u32>,
     url: String,
     postgres_port: u16,
     bootstrap: String,
@@ -61,6 +63,7 @@ impl Site {
             ("@topic@", &self.topic),
             ("@state@", &self.dir.display().to_string()),
             ("@port@", &self.port.to_string()),
+            ("@page@", &self.rate.map(faucet::page).unwrap_or_default().to_string()),
             ("@url@", &self.url),
             ("@postgres_port@", &self.postgres_port.to_string()),
             ("@database@", DATABASE),
@@ -89,6 +92,7 @@ impl Lane {
         arm: Arm,
         run: &str,
         binary: Option<&Path>,
+        rate: Option<u32>,
         dir: &Path,
     ) -> anyhow::Result<Lane> {
         let name = format!("{}_{run}", arm.name().replace('-', "_"));
@@ -98,6 +102,7 @@ impl Lane {
             slot: name.clone(),
             topic: format!("{name}.order"),
             port: pillarbox_lab::ports::free(1)?[0],
+            rate,
             url: servers.postgres.superuser_url(DATABASE),
             postgres_port: servers.postgres.port(),
             bootstrap: servers.kafka.bootstrap(),
@@ -144,6 +149,7 @@ impl Lane {
         }
         let command = match self.arm {
             Arm::MqBridge => mq_bridge::command(&self.site)?,
+            Arm::FaucetExactlyOnce => faucet::command(&self.site)?,
             arm => debezium::command(arm, &self.site)?,
         };
         let launch = Launch { name: self.arm.name(), command, log: self.log(), account: server_account()? };
@@ -172,6 +178,7 @@ fn prepare(servers: &mut Servers, arm: Arm, site: &Site) -> anyhow::Result<()> {
     servers.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", site.slot))?;
     match arm {
         Arm::MqBridge => mq_bridge::install().and_then(|_| mq_bridge::configure(site)),
+        Arm::FaucetExactlyOnce => faucet::install().and_then(|_| faucet::configure(site)),
         arm => debezium::configure(arm, site),
     }
 }
@@ -247,12 +254,19 @@ mod tests {
             topic: "t".into(),
             dir: "/d".into(),
             port: 1,
+            rate: Some(100),
             url: "u".into(),
             postgres_port: 2,
             bootstrap: "b".into(),
         };
         let root = crate::tree::root().join("bench/peers");
-        for file in ["debezium/worker.properties", "debezium/connector.properties", "mq-bridge/route.yaml"] {
+        for file in [
+            "debezium/worker.properties",
+            "debezium/connector.properties",
+            "mq-bridge/route.yaml",
+            "faucet/pipeline-backlog.yaml",
+            "faucet/pipeline-steady.yaml",
+        ] {
             let text = fs::read_to_string(root.join(file)).expect("a file of the tree");
             assert!(text.contains('@') && !site.fill(&text).contains('@'), "{file}");
         }
