@@ -18,6 +18,7 @@ mod setup;
 mod status;
 mod tap;
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -185,11 +186,17 @@ pub(crate) fn internal(cause: impl std::fmt::Display) -> Failure {
 /// checks meanwhile.
 const RUNTIME_THREADS: usize = 2;
 
+/// Pairs of descriptors that a runtime has room for: it opens six while it is built.
+const RUNTIME_PAIRS: usize = 4;
+
 /// Runs a command's future on a runtime of its own.
 ///
 /// # Errors
-/// What the future says, or that the system gives no threads.
+/// What the future says, or that the system gives no threads or descriptors.
 pub(crate) fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    // Where tokio gets none for its signals, it panics.
+    let room: std::io::Result<Vec<_>> = (0..RUNTIME_PAIRS).map(|_| UnixStream::pair()).collect();
+    room.map(drop).map_err(|error| Fault::system_limit("cannot make a runtime", error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .thread_name("pillarbox-control")
