@@ -145,10 +145,13 @@ fn attempt(goal: &str, options: &[String], dir: &Path, wanted: &str) -> Result<(
     Err(LabError::Download { wanted: wanted.to_owned(), output: last_lines(&output) })
 }
 
-/// Fails with what to install where Java does not run.
-pub(crate) fn need_java() -> Result<(), LabError> {
-    let answer = Command::new("java").arg("-version").output();
-    if answer.is_ok_and(|o| o.status.success()) { Ok(()) } else { Err(LabError::JavaMissing) }
+/// The version of Java, such as 17.0.15; fails with what to install where it does not run.
+pub(crate) fn need_java() -> Result<String, LabError> {
+    let answer = Command::new("java").arg("-version").output().map_err(|_| LabError::JavaMissing)?;
+    let said = String::from_utf8_lossy(&answer.stderr);
+    // openjdk version "17.0.15" 2025-04-15
+    let version = said.split('"').nth(1).map(|version| version.replace(['/', ' '], "-"));
+    version.filter(|_| answer.status.success()).ok_or(LabError::JavaMissing)
 }
 
 /// The end of what a program printed, for an error message.

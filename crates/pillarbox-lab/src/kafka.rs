@@ -6,6 +6,7 @@
 //! Topics are never made by accident (`auto.create.topics.enable=false`). Must never listen beyond loopback.
 
 mod broker;
+mod classes;
 mod listener;
 mod options;
 mod rpc;
@@ -13,12 +14,14 @@ mod rpc;
 use std::fs;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use kafka_protocol::messages::metadata_response::MetadataResponseTopic;
 use rustix::process::Signal;
 
 use self::broker::{Broker, ClusterSetup, NodePorts};
+use self::classes::Classes;
 pub use self::listener::{Listener, User};
 pub use self::options::{KafkaOptions, Profile};
 use crate::account::{Account, give, server_account};
@@ -52,9 +55,18 @@ impl Kafka {
 
     /// The same, telling what it is doing.
     pub fn start_with(options: KafkaOptions, progress: &dyn Fn(Progress)) -> Result<Self, LabError> {
+        Self::start_from(&options, progress, None)
+    }
+
+    /// The same with the classes from there.
+    fn start_from(
+        options: &KafkaOptions,
+        progress: &dyn Fn(Progress),
+        classes: Option<&Classes>,
+    ) -> Result<Self, LabError> {
         let mut attempt = 1;
         loop {
-            match Self::start_once(&options, progress) {
+            match Self::start_once(options, progress, classes) {
                 Err(LabError::PortTaken { .. }) if options.ports.is_none() && attempt < ports::STARTS_MAX => {
                     attempt += 1;
                 }
@@ -63,11 +75,17 @@ impl Kafka {
         }
     }
 
-    fn start_once(options: &KafkaOptions, progress: &dyn Fn(Progress)) -> Result<Self, LabError> {
+    fn start_once(
+        options: &KafkaOptions,
+        progress: &dyn Fn(Progress),
+        classes: Option<&Classes>,
+    ) -> Result<Self, LabError> {
         let name = format!("kafka {}", options.version);
         let nodes = node_ports(options)?;
-        download::need_java()?;
+        let java = download::need_java()?;
         let libs = download::kafka_libs(&options.version, progress)?;
+        let classes =
+            classes.map_or_else(|| Classes::find(&options.version, &java), |given| Ok(given.clone()))?;
         let account = server_account()?;
         let (root, temporary) = root_folder(options, account)?;
         give(&root, account)?;
@@ -76,6 +94,7 @@ impl Kafka {
             classpath: format!("{}/*", libs.display()),
             cluster_id: cluster_id(&root)?,
             account,
+            classes,
         };
         let make = |(i, ports): (usize, &NodePorts)| Broker::new(i + 1, ports.clone(), &root, &setup);
         let brokers = nodes.iter().enumerate().map(make).collect::<Result<Vec<_>, _>>()?;
@@ -160,8 +179,14 @@ impl Kafka {
         Ok(self.broker(broker)?.log_dir())
     }
 
-    /// The Java class path with Kafka's server, clients and tools: for small Java programs and
-    /// `org.apache.kafka.tools.*`.
+    /// A command of Kafka's own, such as `org.apache.kafka.tools.TopicCommand`, told where the cluster is.
+    pub fn tool(&self, class: &str) -> Command {
+        let mut command = self.setup.java(Profile::Quick, &[]);
+        command.args([class, "--bootstrap-server", &self.bootstrap()]);
+        command
+    }
+
+    /// The Java class path with Kafka's server, clients and tools: for small Java programs.
     pub fn classpath(&self) -> &str {
         &self.setup.classpath
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::classes::Classes;
 use super::listener::{Listener, User};
 use super::{KafkaOptions, Profile};
 use crate::LabError;
@@ -43,6 +44,7 @@ pub(super) struct ClusterSetup {
     pub(super) classpath: String,
     pub(super) cluster_id: String,
     pub(super) account: Option<Account>,
+    pub(super) classes: Classes,
 }
 
 impl Broker {
@@ -79,7 +81,8 @@ impl Broker {
         if self.log_dir().join("meta.properties").exists() {
             return Ok(None);
         }
-        let mut command = setup.java(&["-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"], &self.dir);
+        let mut command = setup.java(Profile::Quick, &["-Xmx128m"]);
+        self.at_home(&mut command);
         command.args(["kafka.tools.StorageTool", "format", "-t", &setup.cluster_id, "-c"]).arg(&file);
         for User { name, password } in &setup.options.scram {
             for hash in ["256", "512"] {
@@ -104,12 +107,10 @@ impl Broker {
     pub(super) fn start(&mut self, setup: &ClusterSetup) -> Result<(), LabError> {
         let heap =
             [format!("-Xms{0}m", setup.options.heap_mb / 2), format!("-Xmx{}m", setup.options.heap_mb)];
-        let mut flags: Vec<&str> = heap.iter().map(String::as_str).collect();
-        flags.extend(match setup.options.profile {
-            Profile::Quick => ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"].as_slice(),
-            Profile::Throughput => ["-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"].as_slice(),
-        });
-        let mut command = setup.java(&flags, &self.dir);
+        let collected = setup.classes.collected();
+        let flags: Vec<&str> = heap.iter().chain(&collected).map(String::as_str).collect();
+        let mut command = setup.java(setup.options.profile, &flags);
+        self.at_home(&mut command);
         command.arg("kafka.Kafka").arg(self.properties_file());
         let log = self.dir.join("server.log");
         // Only this start's words belong into an error about it.
@@ -117,6 +118,11 @@ impl Broker {
         let name = format!("kafka broker {}", self.id);
         self.process = Some(ServerProcess::start(Launch { name, command, log, account: setup.account })?);
         Ok(())
+    }
+
+    /// Where a JVM of this node keeps its files: in a folder that its account may write to. Before its class.
+    fn at_home(&self, command: &mut Command) {
+        command.arg(format!("-Djava.io.tmpdir={}", self.dir.display())).current_dir(&self.dir);
     }
 
     fn properties_file(&self) -> PathBuf {
@@ -181,16 +187,20 @@ impl Broker {
 
 impl ClusterSetup {
     /// A Java command with the cluster's class path. Its words go to standard error, at level INFO.
-    fn java(&self, flags: &[&str], dir: &Path) -> Command {
+    pub(super) fn java(&self, profile: Profile, flags: &[&str]) -> Command {
         let mut command = Command::new("java");
+        match profile {
+            Profile::Quick => {
+                command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]).args(self.classes.shared())
+            }
+            Profile::Throughput => command.args(["-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"]),
+        };
         command
             .args(flags)
             .args(["-XX:-UsePerfData", "-Djava.awt.headless=true"])
             .args(["-Dorg.slf4j.simpleLogger.showDateTime=true"])
             .args(["-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"])
-            .arg(format!("-Djava.io.tmpdir={}", dir.display()))
             .args(["-cp", &self.classpath])
-            .current_dir(dir)
             .env_remove("JAVA_TOOL_OPTIONS")
             .env_remove("CLASSPATH");
         command

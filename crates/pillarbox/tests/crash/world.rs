@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use pillarbox_lab::workload::{Workload, WorkloadOptions};
@@ -91,14 +90,7 @@ impl World {
 
     /// Changes a topic with a tool of Kafka's.
     pub(crate) fn administer(&self, tool: &str, topic: &str, words: &[&str]) {
-        let mut java = Command::new("java");
-        java.args([
-            "-cp",
-            self.site.kafka.classpath(),
-            tool,
-            "--bootstrap-server",
-            &self.site.kafka.bootstrap(),
-        ]);
+        let mut java = self.site.kafka.tool(tool);
         let output = java.args(["--alter", "--topic", topic]).args(words).output().expect("java runs");
         assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use pillarbox_lab::{KafkaOptions, PostgresOptions};
@@ -52,9 +51,8 @@ pub(crate) fn write(site: &Site, sql: &str) {
 
 /// Sets a topic's largest batch.
 pub(crate) fn limit(site: &Site, topic: &str, bytes: u32) {
-    let mut java = Command::new("java");
-    java.args(["-cp", site.kafka.classpath(), "kafka.admin.ConfigCommand"]);
-    java.args(["--bootstrap-server", &site.kafka.bootstrap(), "--alter", "--topic", topic]);
+    let mut java = site.kafka.tool("kafka.admin.ConfigCommand");
+    java.args(["--alter", "--topic", topic]);
     java.args(["--add-config", &format!("max.message.bytes={bytes}")]);
     let output = java.output().expect("java runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -3,7 +3,6 @@
 //! Must never judge by the relay alone: what moved is asked of Kafka.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::Duration;
 
 use pillarbox_lab::{KafkaOptions, PostgresOptions};
@@ -31,9 +30,7 @@ fn tool(site: &Site, name: &str, words: &[&str]) {
 }
 
 fn try_tool(site: &Site, name: &str, words: &[&str]) -> Result<(), String> {
-    let mut java = Command::new("java");
-    java.args(["-cp", site.kafka.classpath(), name, "--bootstrap-server", &site.kafka.bootstrap()]);
-    let output = java.args(words).output().expect("java runs");
+    let output = site.kafka.tool(name).args(words).output().expect("java runs");
     let failed = || String::from_utf8_lossy(&output.stderr).into_owned();
     output.status.success().then_some(()).ok_or_else(failed)
 }

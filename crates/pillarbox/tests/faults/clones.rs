@@ -9,7 +9,6 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use pillarbox_lab::{Postgres, PostgresOptions};
@@ -34,10 +33,9 @@ fn configure_copy(site: &Site, copy: &Postgres) -> Configuration {
 fn producers(site: &Site) -> String {
     [0, 7]
         .map(|n| {
-            let output = Command::new("java")
-                .args(["-cp", site.kafka.classpath(), "org.apache.kafka.tools.TransactionsCommand"])
-                .args(["--bootstrap-server", &site.kafka.bootstrap(), "describe"])
-                .args(["--transactional-id", &format!("pillarbox.orders.{n}")])
+            let mut tool = site.kafka.tool("org.apache.kafka.tools.TransactionsCommand");
+            let output = tool
+                .args(["describe", "--transactional-id", &format!("pillarbox.orders.{n}")])
                 .output()
                 .expect("java runs");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

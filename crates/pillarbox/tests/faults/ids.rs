@@ -1,6 +1,5 @@
 //! Transactional ids that somebody else takes, and those that the coordinator forgets.
 
-use std::process::Command;
 use std::time::Duration;
 
 use pillarbox_lab::{KafkaOptions, PostgresOptions};
@@ -62,10 +61,8 @@ fn a_foreign_client_with_our_ids_is_fenced_in_turn() {
 
 /// Ids of the pipeline that the coordinators still know.
 fn known_ids(site: &Site) -> usize {
-    let mut java = Command::new("java");
-    java.args(["-cp", site.kafka.classpath(), "org.apache.kafka.tools.TransactionsCommand"]);
-    let output =
-        java.args(["--bootstrap-server", &site.kafka.bootstrap(), "list"]).output().expect("java runs");
+    let mut java = site.kafka.tool("org.apache.kafka.tools.TransactionsCommand");
+    let output = java.arg("list").output().expect("java runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains("pillarbox.orders.")).count()
 }

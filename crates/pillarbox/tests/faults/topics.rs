@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use pillarbox_lab::{Kafka, KafkaOptions};
@@ -132,9 +131,8 @@ fn a_checkpoint_topic_deleted_under_load_halts_and_setup_does_not_begin_anew() {
 
 /// Changes a topic as an administrator does.
 pub(crate) fn administer(site: &Site, tool: &str, words: &[&str]) {
-    let mut java = Command::new("java");
-    java.args(["-cp", site.kafka.classpath(), tool, "--bootstrap-server", &site.kafka.bootstrap()]);
-    let output = java.args(["--alter", "--topic", TOPIC]).args(words).output().expect("java runs");
+    let output =
+        site.kafka.tool(tool).args(["--alter", "--topic", TOPIC]).args(words).output().expect("java runs");
     assert!(output.status.success(), "{tool}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
@@ -196,10 +194,8 @@ fn records_that_retention_removes_change_nothing() {
         let file = site.path("records.json");
         fs::write(&file, format!("{{\"partitions\": [{}], \"version\": 1}}", all.join(", ")))
             .expect("a file");
-        let mut java = Command::new("java");
-        java.args(["-cp", site.kafka.classpath(), "org.apache.kafka.tools.DeleteRecordsCommand"]);
-        java.args(["--bootstrap-server", &site.kafka.bootstrap(), "--offset-json-file"]).arg(&file);
-        let output = java.output().expect("java runs");
+        let mut java = site.kafka.tool("org.apache.kafka.tools.DeleteRecordsCommand");
+        let output = java.arg("--offset-json-file").arg(&file).output().expect("java runs");
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
     };
     let refused = delete("__pillarbox.orders", 1);

@@ -76,7 +76,10 @@ impl Site {
     pub(crate) fn start(postgres: PostgresOptions, kafka: KafkaOptions) -> Self {
         let started = Instant::now();
         let (postgres, kafka) = std::thread::scope(|scope| {
-            let kafka = scope.spawn(|| Kafka::start(kafka).expect("Kafka starts"));
+            let kafka = scope.spawn(|| {
+                Kafka::share_classes(&kafka.version).expect("a broker's classes");
+                Kafka::start(kafka).expect("Kafka starts")
+            });
             (Postgres::start(postgres).expect("Postgres starts"), kafka.join().expect("Kafka starts"))
         });
         let dir = tempfile::Builder::new().prefix("pillarbox-test-").tempdir().expect("a folder");
