@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// Go on until about so many relays have died: 10000 take an hour or two
     #[arg(long, default_value_t = 0, value_name = "N")]
     kills: u64,
+    /// How many sites of each kind work at once, each with a Kafka and a Postgres of its own
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    sites: u64,
     /// Replay a run
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -51,6 +54,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     ]);
     cargo.env("PILLARBOX_ROUNDS", options.rounds.to_string());
     cargo.env("PILLARBOX_KILLS", options.kills.to_string());
+    cargo.env("PILLARBOX_SITES", options.sites.to_string());
     if let Some(seed) = options.seed {
         cargo.env("PILLARBOX_SEED", seed.to_string());
     }

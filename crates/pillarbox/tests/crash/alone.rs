@@ -5,9 +5,10 @@ use std::time::Duration;
 use pillarbox_failpoint::Step;
 use pillarbox_lab::ShutdownMode;
 
+use crate::dearer_every;
 use crate::harness::dice::Dice;
 use crate::life::{Failpoint, PATIENCE};
-use crate::plan::{Way, hit, way};
+use crate::plan::{hit, way};
 use crate::world::World;
 
 /// Brokers that die in a round at most until one has lost a marker: each does with a probability of about a third.
@@ -26,10 +27,13 @@ enum Blow {
 
 /// One round.
 pub(crate) fn round(world: &mut World, dice: &mut Dice) {
-    world.rounds += 1;
-    let alone = Step::ALL.iter().filter(|step| matches!(way(**step), Way::Start | Way::Load));
+    let alone = Step::ALL.iter().filter(|step| way(**step).is_alone());
     let mut blows: Vec<Blow> = alone.map(|step| Blow::Relay(*step)).collect();
-    blows.extend([Blow::Postgres, Blow::Broker]);
+    blows.push(Blow::Postgres);
+    if world.rounds.is_multiple_of(dearer_every()) {
+        blows.push(Blow::Broker);
+    }
+    world.rounds += 1;
     dice.shuffle(&mut blows);
     for blow in blows {
         match blow {

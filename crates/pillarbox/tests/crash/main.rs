@@ -18,7 +18,8 @@
 //! | `cut` | the pipeline whose history is cut, as in the tests of failover |
 //!
 //! `PILLARBOX_ROUNDS` is how often each step is struck (5); `PILLARBOX_KILLS` raises it until so many relays have died,
-//! three times as far for the steps that a relay comes to by itself.
+//! three times as far for the steps that a relay comes to by itself. `PILLARBOX_SITES` is how many sites of each kind work at
+//! once (1): lives wait more than they compute.
 //! Must never pass when a step was not reached, or a relay died of something else.
 
 mod accepted;
@@ -45,9 +46,9 @@ use world::World;
 
 /// How often each step is struck.
 const ROUNDS: u64 = 5;
-/// In a long run, rounds of the steps that a relay comes to by itself for one of the others, which need tools of Kafka's
-/// or another server.
-const ALONE_FOR_ACTED: u64 = 3;
+/// In a long run, rounds of the steps that a relay comes to by itself for one of the others, which need brokers that die,
+/// tools of Kafka's or another server.
+const ALONE_FOR_DEARER: u32 = 3;
 /// Rounds on the same servers: the judge holds all of their events in memory.
 const ROUNDS_PER_SITE: u64 = 10;
 
@@ -59,7 +60,24 @@ const ACTED_RATE: f64 = 10.0;
 /// What strikes a site for one round.
 type Round = fn(&mut World, &mut Dice);
 
-/// All rounds, on new servers from time to time.
+/// All rounds of a kind, shared among sites that work at once.
+fn shared(work: Round, count: u64, rate: f64, dice: &mut Dice) -> Figures {
+    let sites = number("PILLARBOX_SITES", 1).clamp(1, count);
+    let dice: Vec<Dice> = (0..sites).map(|_| dice.split()).collect();
+    std::thread::scope(|scope| {
+        let share = |site| count / sites + u64::from(site < count % sites);
+        let sites =
+            (0..).zip(dice).map(|(site, dice)| scope.spawn(move || rounds(work, share(site), rate, dice)));
+        let sites: Vec<_> = sites.collect();
+        let mut figures = Figures::default();
+        for site in sites {
+            figures.add(site.join().expect("the site is clean"));
+        }
+        figures
+    })
+}
+
+/// All rounds of a site, on new servers from time to time.
 fn rounds(work: Round, count: u64, rate: f64, mut dice: Dice) -> Figures {
     let mut figures = Figures::default();
     let mut left = count;
@@ -83,8 +101,14 @@ fn counts() -> (u64, u64) {
     let all = u64::try_from(Step::ALL.len()).expect("a small number");
     let alone = Step::ALL.iter().filter(|step| way(**step).is_alone()).count();
     let alone = u64::try_from(alone).expect("a small number");
-    let acted = kills.div_ceil(ALONE_FOR_ACTED * alone + (all - alone));
-    (rounds.max(ALONE_FOR_ACTED * acted), rounds.max(acted))
+    let times = u64::from(ALONE_FOR_DEARER);
+    let dearer = kills.div_ceil(times * alone + (all - alone));
+    (rounds.max(times * dearer), rounds.max(dearer))
+}
+
+/// Every which of the former rounds has a step of the latter.
+fn dearer_every() -> u32 {
+    if number("PILLARBOX_KILLS", 0) > 0 { ALONE_FOR_DEARER } else { 1 }
 }
 
 /// fault: 1 abort at each step, with a second relay, a broker and a Postgres that crash too
@@ -95,14 +119,14 @@ fn every_step_survives_an_abort() {
     let begun = Instant::now();
     let mut dice = Dice::new();
     let (alone_rounds, acted_rounds) = counts();
-    let (ours, theirs) = (dice.split(), dice.split());
+    let (mut ours, mut theirs) = (dice.split(), dice.split());
     println!(
         "{} steps: {alone_rounds} rounds of those by itself, {acted_rounds} of the others",
         Step::ALL.len()
     );
     let (mut figures, others, cuts) = std::thread::scope(|scope| {
-        let alone = scope.spawn(|| rounds(alone::round, alone_rounds, ALONE_RATE, ours));
-        let acted = scope.spawn(|| rounds(acted::round, acted_rounds, ACTED_RATE, theirs));
+        let alone = scope.spawn(|| shared(alone::round, alone_rounds, ALONE_RATE, &mut ours));
+        let acted = scope.spawn(|| shared(acted::round, acted_rounds, ACTED_RATE, &mut theirs));
         let cuts = accepted::rounds(acted_rounds);
         (alone.join().expect("site 1 is clean"), acted.join().expect("site 2 is clean"), cuts)
     });

@@ -20,9 +20,9 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    /// Whether a relay comes there by itself, broker or not.
+    /// Whether a relay comes there by itself.
     pub(crate) fn is_alone(self) -> bool {
-        matches!(self, Self::Start | Self::Load | Self::Broker)
+        matches!(self, Self::Start | Self::Load)
     }
 }
 
