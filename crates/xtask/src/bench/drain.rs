@@ -21,7 +21,7 @@ use crate::baseline::Reading;
 use crate::budget::Budget;
 use crate::costs::{Costs, Watch};
 use crate::destination::{Contents, Progress};
-use crate::load::{self, Backlog, Events};
+use crate::load::{self, Backlog, Events, Payload};
 use crate::machine::wait_quiet;
 use crate::relay::{self, Pipeline, Source};
 use crate::servers::Servers;
@@ -70,25 +70,6 @@ pub(crate) struct TransactionOptions {
     /// Runs of each arm
     #[arg(long, default_value_t = 1)]
     rounds: u32,
-}
-
-/// A type of the payload column. What is in it is the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Payload {
-    Jsonb,
-    Json,
-    Text,
-}
-
-impl Payload {
-    fn name(self) -> &'static str {
-        match self {
-            Payload::Jsonb => "jsonb",
-            Payload::Json => "json",
-            Payload::Text => "text",
-        }
-    }
 }
 
 /// Who drains.
@@ -153,9 +134,7 @@ pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     if options.rows_per_transaction != 10 {
         name += &format!("-{}-per-transaction", options.rows_per_transaction);
     }
-    if options.payload != Payload::Jsonb {
-        name += &format!("-{}", options.payload.name());
-    }
+    name += &options.payload.suffix();
     if options.messages {
         name += "-messages";
     }
@@ -183,10 +162,7 @@ fn measure(options: &Options, common: &Common, name: &str) -> anyhow::Result<()>
     let events = if options.messages { Events::Messages } else { Events::Rows };
     let dir = open_dir()?;
     let mut servers = Servers::start(common.postgres)?;
-    if options.payload != Payload::Jsonb {
-        let kind = options.payload.name();
-        servers.sql(&format!("ALTER TABLE outbox ALTER COLUMN payload TYPE {kind} USING payload::{kind}"))?;
-    }
+    options.payload.make(&servers)?;
     if events == Events::Messages {
         emit::schema(&servers)?;
     }

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use clap::ValueEnum;
 use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio_postgres::{Client, NoTls, Statement};
@@ -75,6 +76,39 @@ impl Events {
             Events::Rows => "rows",
             Events::Messages => "messages",
         }
+    }
+}
+
+/// A type of the payload column. What is in it is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Payload {
+    /// As Debezium's documentation has it
+    Jsonb,
+    /// As `pillarbox setup` makes it
+    Json,
+    /// No JSON for Postgres
+    Text,
+}
+
+impl Payload {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Payload::Jsonb => "jsonb",
+            Payload::Json => "json",
+            Payload::Text => "text",
+        }
+    }
+
+    /// What the name of a run has of it.
+    pub(crate) fn suffix(self) -> String {
+        if self == Payload::Jsonb { String::new() } else { format!("-{}", self.name()) }
+    }
+
+    /// Gives the empty table this type.
+    pub(crate) fn make(self, servers: &Servers) -> anyhow::Result<()> {
+        let kind = self.name();
+        servers.sql(&format!("ALTER TABLE outbox ALTER COLUMN payload TYPE {kind} USING payload::{kind}"))
     }
 }
 

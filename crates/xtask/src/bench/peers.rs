@@ -26,7 +26,7 @@ use serde::Serialize;
 use self::arm::Arm;
 use self::lane::Lane;
 use crate::drain::open_dir;
-use crate::load::Events;
+use crate::load::{Events, Payload};
 use crate::machine::wait_quiet;
 use crate::servers::Servers;
 use crate::{Common, baseline, load, picture, relay, report};
@@ -49,6 +49,9 @@ pub(crate) struct Options {
     /// Rows in each source transaction of the backlog
     #[arg(long, default_value_t = 10)]
     rows_per_transaction: u64,
+    /// Type of the payload column
+    #[arg(long, default_value = "jsonb")]
+    payload: Payload,
     /// Orders in a payload: 1 is about 300 bytes, 10 about 3 kB
     #[arg(long, default_value_t = 1)]
     orders: u32,
@@ -87,6 +90,7 @@ pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     let mut servers = Servers::start(common.postgres)?;
     servers.sql(&format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE outbox WITH (publish = 'insert')"))?;
     servers.sql(&load::payload_of(options.orders))?;
+    options.payload.make(&servers)?;
     match options.workload {
         Workload::Drain | Workload::Kill => backlog(options, common, &mut servers, dir.path()),
         Workload::Latency => latency(options, common, &mut servers, dir.path()),
@@ -125,12 +129,19 @@ fn backlog(options: &Options, common: &Common, servers: &mut Servers, dir: &Path
         runs.push(run);
     }
     let name = format!(
-        "peers-{}-{}-per-transaction-{}-orders",
+        "peers-{}-{}-per-transaction-{}-orders{}",
         if kill { "kill" } else { "drain" },
         options.rows_per_transaction,
-        options.orders
+        options.orders,
+        options.payload.suffix()
     );
-    report::write(common, &name, &servers.versions, &runs, &table::backlog(&runs, &arms, &backlog, kill))?;
+    report::write(
+        common,
+        &name,
+        &servers.versions,
+        &runs,
+        &table::backlog(&runs, &arms, &backlog, options.payload, kill),
+    )?;
     let drawn = if kill { "kill -9 -> next event, s" } else { "events/s, first to last event, thousands" };
     report::picture(common, &name, &picture::bars(drawn, &table::bars(&runs, &arms, kill)))
 }
@@ -152,9 +163,10 @@ fn latency(options: &Options, common: &Common, servers: &mut Servers, dir: &Path
         }
     }
     let text = table::latency(&runs, &arms, &options.rate);
-    report::write(common, "peers-latency", &servers.versions, &runs, &text)?;
+    let name = format!("peers-latency{}", options.payload.suffix());
+    report::write(common, &name, &servers.versions, &runs, &text)?;
     let bars = table::latency_bars(&runs, &arms, &options.rate);
-    report::picture(common, "peers-latency", &picture::bars("COMMIT -> received, p99, ms", &bars))
+    report::picture(common, &name, &picture::bars("COMMIT -> received, p99, ms", &bars))
 }
 
 fn idle(options: &Options, common: &Common, servers: &mut Servers, dir: &Path) -> anyhow::Result<()> {
@@ -169,9 +181,10 @@ fn idle(options: &Options, common: &Common, servers: &mut Servers, dir: &Path) -
         }
     }
     let text = table::idle(&runs, &arms, options.seconds);
-    report::write(common, "peers-idle", &servers.versions, &runs, &text)?;
+    let name = format!("peers-idle{}", options.payload.suffix());
+    report::write(common, &name, &servers.versions, &runs, &text)?;
     let bars = table::idle_bars(&runs, &arms);
-    report::picture(common, "peers-idle", &picture::bars("CPU at rest, % of a core", &bars))
+    report::picture(common, &name, &picture::bars("CPU at rest, % of a core", &bars))
 }
 
 /// The lane of an arm, set up; none for `pg_recvlogical`.

@@ -3,7 +3,7 @@
 use super::arm::Arm;
 use super::drain::Run;
 use super::steady::{Idle, Latency};
-use crate::load::Backlog;
+use crate::load::{Backlog, Payload};
 use crate::picture::Bar;
 use crate::statistics::{Spread, cell};
 
@@ -54,7 +54,7 @@ const FOUND: [(&str, Get<Run>, f64, usize); 3] = [
 ];
 
 /// `drain` and `kill`.
-pub(super) fn backlog(runs: &[Run], arms: &[Arm], backlog: &Backlog, kill: bool) -> String {
+pub(super) fn backlog(runs: &[Run], arms: &[Arm], backlog: &Backlog, payload: Payload, kill: bool) -> String {
     let mut table = Table::new("", arms);
     let rows = if kill { KILL.iter().chain(&DRAIN[4..5]) } else { DRAIN.iter().chain(&[]) };
     for (what, get, unit, decimals) in rows.chain(&FOUND) {
@@ -66,8 +66,9 @@ pub(super) fn backlog(runs: &[Run], arms: &[Arm], backlog: &Backlog, kill: bool)
     let promises = arms.iter().map(|arm| if *arm == Arm::PgRecvlogical { "-".into() } else { promised(arm) });
     table.row("promised", promises);
     format!(
-        "Backlog of {} events, {} MB of WAL; median (min-max), arms in turns. Every topic was read back after its run.\n\n{}",
+        "Backlog of {} events, payload {}, {} MB of WAL; median (min-max), arms in turns. Every topic was read back after its run.\n\n{}",
         backlog.rows,
+        payload.name(),
         backlog.wal_bytes >> 20,
         table.text
     )
