@@ -20,7 +20,7 @@ pub(crate) struct Options {
     /// How often each step is struck at least
     #[arg(long, default_value_t = 5, value_name = "N")]
     rounds: u64,
-    /// Go on until about so many relays have died: 10000 take an hour or two
+    /// Go on until about so many relays have died: 10000 take two or three hours on two cores
     #[arg(long, default_value_t = 0, value_name = "N")]
     kills: u64,
     /// How many sites of each kind work at once, each with a Kafka and a Postgres of its own
