@@ -80,3 +80,31 @@ fn collect(version: &str, dir: &Path) -> Result<(), LabError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// True if the JVM of the only broker has this file in its memory.
+    fn maps(kafka: &Kafka, file: &Path) -> bool {
+        let pid = kafka.pid(1).expect("it runs");
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("its maps");
+        maps.contains(file.to_str().expect("text"))
+    }
+
+    #[test]
+    fn a_broker_shares_classes_and_does_without_an_archive_that_does_not_fit() {
+        let options = KafkaOptions::default();
+        Kafka::share_classes(&options.version).expect("collected");
+        let java = download::need_java().expect("java");
+        let Ok(Classes::Shared(file)) = Classes::find(&options.version, &java) else { panic!("no archive") };
+        assert!(maps(&Kafka::start(options.clone()).expect("it starts"), &file));
+
+        let own = Temporary::new("classes", server_account().expect("an account")).expect("a folder");
+        let broken = own.path().join(FILE);
+        fs::write(&broken, vec![7; 100_000]).expect("written");
+        fs::set_permissions(&broken, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("readable");
+        let kafka = Kafka::start_from(&options, &cache::quiet, Some(&Classes::Shared(broken.clone())));
+        assert!(!maps(&kafka.expect("it starts all the same"), &broken));
+    }
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use pillarbox_lab::Postgres;
 use serde_json::Value;
 
+use crate::harness::site::{Configuration, Site};
 use crate::harness::until::until;
 use crate::world::{STEP_MAX, Writer, agree, caught_up, on, refused, seen, streaming, write};
 
@@ -176,14 +177,7 @@ fn a_standby_without_the_slot_halts_until_one_is_adopted() {
     let made = "SELECT pg_create_logical_replication_slot('pillarbox_orders', 'pgoutput')";
     standby.execute("postgres", made).expect("a slot");
     refused(&site, &configuration, &["run", "--exit-on-halt"], 65, "PB-3003");
-    let adopted = site.command(&["setup", "--adopt-slot"], &configuration);
-    assert_eq!(adopted.code, Some(0), "{}{}", adopted.stdout, adopted.stderr);
-    let mut relay = site.relay(&configuration);
-    relay.wait_state("streaming", STEP_MAX);
-    write(&standby, 50);
-    caught_up(&standby);
-    agree(&site, &standby, &BTreeSet::new());
-    assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
+    adopts(&site, &configuration, &standby, &BTreeSet::new());
 }
 
 /// fault: 17, 18 3,000 events were published that the promoted standby never got, and it has no slot (15 and 16)
@@ -216,12 +210,17 @@ fn a_lost_tail_without_the_slot_goes_on_from_one_that_is_adopted() {
     let accept = refused(&site, &configuration, &["lineage", "accept"], 65, "PB-3003");
     assert!(accept.stderr.contains("--adopt-slot"), "{}", accept.stderr);
     refused(&site, &configuration, &["setup"], 65, "PB-3003");
-    let adopted = site.command(&["setup", "--adopt-slot"], &configuration);
+    adopts(&site, &configuration, &standby, &ghosts);
+}
+
+/// Goes on from the slot that was made on the promoted standby; `ghosts` are in no database.
+fn adopts(site: &Site, configuration: &Configuration, standby: &Postgres, ghosts: &BTreeSet<String>) {
+    let adopted = site.command(&["setup", "--adopt-slot"], configuration);
     assert_eq!(adopted.code, Some(0), "{}{}", adopted.stdout, adopted.stderr);
-    let mut relay = site.relay(&configuration);
+    let mut relay = site.relay(configuration);
     relay.wait_state("streaming", STEP_MAX);
-    write(&standby, 50);
-    caught_up(&standby);
-    agree(&site, &standby, &ghosts);
+    write(standby, 50);
+    caught_up(standby);
+    agree(site, standby, ghosts);
     assert_eq!(relay.terminate(STEP_MAX).code(), Some(0));
 }
