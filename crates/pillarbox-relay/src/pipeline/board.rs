@@ -89,17 +89,21 @@ impl Board {
         self.status.subscribe()
     }
 
-    pub(crate) fn state(&self, state: State, fault: Option<&Fault>) {
+    /// The pipeline is in this state now; gives whether it was in another.
+    pub(crate) fn state(&self, state: State, fault: Option<&Fault>) -> bool {
         let leads = matches!(state, State::Streaming | State::Paused | State::Draining);
         self.leader.set(f64::from(u8::from(leads)));
+        let mut changed = false;
         self.update(|status| {
-            if state == State::Streaming && status.state != State::Streaming {
+            changed = status.state != state;
+            if state == State::Streaming && changed {
                 status.starts_total += 1;
             }
             status.state = state;
             status.fault = fault.map(FaultView::from);
         });
         self.arrivals.nudge();
+        changed
     }
 
     /// A start is at this step now; gives the one before.

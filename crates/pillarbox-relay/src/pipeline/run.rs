@@ -327,8 +327,9 @@ impl Supervisor {
                 Action::Release => self.tell_reader(Command::Release),
                 Action::Drain => self.tell_reader(Command::Drain),
                 Action::Show(state, fault) => {
-                    tracing::info!(state = ?state, "pipeline");
-                    self.board.state(state, fault.as_ref());
+                    if self.board.state(state, fault.as_ref()) {
+                        tracing::info!(state = ?state, "pipeline");
+                    }
                     self.duty.send_replace(Duty::of(state));
                 }
                 Action::Log(fault) => log(&fault),
