@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | idle: nothing sealed for the spacing | at once | wakes for every message |
 //! | busy | the spacing after the last one, and not while the sink is behind | the same |
-//! | backlog ([`Heat`]) | when full, after [`FILL_TIME_MAX`] at the latest | empties the socket, then pauses [`HOT_PAUSE`] (on a Unix socket [`HOT_PAUSE_UNIX`]) |
+//! | backlog ([`Heat`]) | when full, after [`FILL_TIME_MAX`] at the latest | empties the socket, then pauses ([`HotPause`]) |
 //!
 //! The spacing is what a commit takes of late, from seal to answer, within [`SPACING_MIN`] and [`SPACING_MAX`]: a
 //! broker that answers fast is asked often, one that is slow, far away or busy with others is asked rarely,
@@ -20,6 +20,8 @@
 
 use std::collections::VecDeque;
 use std::time::Duration;
+
+use crate::source::Way;
 
 /// The least spacing, however fast the broker is: its CPU is not the relay's to burn.
 pub const SPACING_MIN: Duration = Duration::from_micros(1500);
@@ -39,12 +41,15 @@ pub const BEHIND_MIN: Duration = Duration::from_millis(100);
 const HOT_WINDOW: Duration = Duration::from_millis(5);
 /// An old stream cools only over this long.
 const COOL_WINDOW: Duration = Duration::from_millis(50);
-/// The reader's pause in a backlog, once it has read all that was there: long enough that the socket fills up. What the
-/// walsender sends from then on the kernel puts together into large segments; before, every row is one of its own, and
-/// costs both sides as much as the row itself.
-pub const HOT_PAUSE: Duration = Duration::from_millis(4);
-/// The same on a Unix socket, which puts nothing together and is full after some 170 rows, whatever their size.
-pub const HOT_PAUSE_UNIX: Duration = Duration::from_micros(250);
+/// The reader's pause in a backlog, once it has read all that was there.
+const HOT_PAUSE: Duration = Duration::from_millis(4);
+/// The same on a Unix socket, which is full after some 170 rows, whatever their size.
+const HOT_PAUSE_UNIX: Duration = Duration::from_micros(250);
+/// The shortest pause on loopback, where it follows the rate.
+const HOT_PAUSE_MIN: Duration = Duration::from_micros(250);
+/// What a pause on loopback is to bring: more than the receiver's buffer holds, and less than both buffers do, since a
+/// walsender that finds them full sleeps.
+const HOT_READ: usize = 192 << 10;
 /// Sealed sets beyond this many wait for the sink; more events join the filling one meanwhile.
 pub const SEALED_AHEAD_MAX: usize = 2;
 
@@ -80,6 +85,43 @@ impl Heat {
     /// Whether the stream is a backlog.
     pub fn is_hot(&self) -> bool {
         self.hot
+    }
+}
+
+/// The reader's pauses in a backlog: long enough that the socket fills up. What the walsender sends from then on the
+/// kernel puts together into large segments; before, every row is one of its own, and costs both sides as much as the
+/// row itself.
+#[derive(Debug)]
+pub struct HotPause {
+    way: Way,
+    read: usize,
+    loopback: Duration,
+}
+
+impl HotPause {
+    /// No pause was made yet.
+    pub fn new(way: Way) -> Self {
+        Self { way, read: 0, loopback: HOT_PAUSE_MIN }
+    }
+
+    /// So many bytes were read.
+    pub fn read(&mut self, bytes: usize) {
+        self.read = self.read.saturating_add(bytes);
+    }
+
+    /// How long to pause now, by what was read since the last pause.
+    pub fn take(&mut self) -> Duration {
+        let read = std::mem::take(&mut self.read);
+        match self.way {
+            Way::Unix => HOT_PAUSE_UNIX,
+            Way::Network => HOT_PAUSE,
+            Way::Loopback => {
+                #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+                let ratio = HOT_READ as f64 / read.max(1) as f64;
+                self.loopback = self.loopback.mul_f64(ratio.clamp(0.5, 2.0)).clamp(HOT_PAUSE_MIN, HOT_PAUSE);
+                self.loopback
+            }
+        }
     }
 }
 
@@ -227,6 +269,41 @@ mod tests {
         heat.begun(BEHIND_MIN);
         heat.read(5_000, 65 * MS);
         assert!(!heat.is_hot(), "1 MB/s, behind: a trickle");
+    }
+
+    /// What the pauses and the reads come to, where `rate` bytes a second come in and two buffers hold `room`.
+    fn pauses(rate: f64, room: usize) -> (Duration, usize) {
+        let mut pauses = HotPause::new(Way::Loopback);
+        let (mut pause, mut read) = (Duration::ZERO, 0);
+        for _ in 0..100 {
+            pause = pauses.take();
+            read = ((rate * pause.as_secs_f64()) as usize).min(room);
+            pauses.read(read / 2);
+            pauses.read(read - read / 2);
+        }
+        (pause, read)
+    }
+
+    #[test]
+    fn a_pause_on_loopback_is_as_long_as_the_buffers_want_it() {
+        for rate in [60e6, 100e6, 200e6, 400e6] {
+            let (pause, read) = pauses(rate, 2 * HOT_READ);
+            assert!(read.abs_diff(HOT_READ) < HOT_READ / 20, "{rate} B/s: {read} bytes after {pause:?}");
+        }
+        assert_eq!(pauses(2e6, 2 * HOT_READ).0, HOT_PAUSE, "a slow one");
+        assert_eq!(pauses(4e9, 2 * HOT_READ).0, HOT_PAUSE_MIN, "a fast one");
+        assert_eq!(pauses(4e9, 3 * HOT_READ / 2).0, HOT_PAUSE_MIN, "one that always finds the buffers full");
+    }
+
+    #[test]
+    fn other_pauses_do_not_follow_the_rate() {
+        for (way, expected) in [(Way::Unix, HOT_PAUSE_UNIX), (Way::Network, HOT_PAUSE)] {
+            let mut pauses = HotPause::new(way);
+            for read in [0, HOT_READ / 8, 8 * HOT_READ] {
+                pauses.read(read);
+                assert_eq!(pauses.take(), expected, "{way:?}");
+            }
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::board::Board;
 use super::budget::{Budget, Stage};
 use super::intake::{CommittedSet, Intake, Now, Taken};
 use super::messages::{Command, Event, HandedSet, Inbox, Plan, ReaderEnd};
-use super::pace::{Due, HOT_PAUSE, HOT_PAUSE_UNIX};
+use super::pace::{Due, HotPause};
 use super::remarks::Remarks;
 use super::silence::{self, Silence, Verdict};
 use crate::config::Config;
@@ -162,6 +162,7 @@ struct Streaming {
     board: Arc<Board>,
     link: Link,
     intake: Intake,
+    pause: HotPause,
     mode: Mode,
     /// The committed pause state, as the supervisor knows it.
     paused_told: bool,
@@ -202,6 +203,7 @@ impl Streaming {
             events,
             sets,
             board,
+            pause: HotPause::new(link.way()),
             link,
             intake,
             mode,
@@ -254,7 +256,7 @@ impl Streaming {
             }
             self.listen(wants_frames)?;
             if self.intake.is_hot() && wants_frames {
-                std::thread::sleep(if self.link.is_unix() { HOT_PAUSE_UNIX } else { HOT_PAUSE });
+                std::thread::sleep(self.pause.take());
                 self.budget.spent(Stage::Wait);
             } else {
                 self.wait(wants_frames, due)?;
@@ -318,6 +320,7 @@ impl Streaming {
             self.silence.heard(self.now().monotonic);
         }
         self.intake.heat(read, now);
+        self.pause.read(read);
         // In a backlog the pause comes once the socket is empty, so that it bounds no rate.
         let more = !self.intake.is_hot() || self.link.has_more();
         Ok(if read > 0 && more { Took::Some } else { Took::Nothing })

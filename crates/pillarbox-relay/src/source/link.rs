@@ -42,6 +42,18 @@ pub struct Link {
     more: bool,
 }
 
+/// What lies between the server and us, which decides when a socket of a backlog is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// A Unix socket: it holds a number of messages rather than of bytes.
+    Unix,
+    /// TCP within this host. Here the kernel delivers each message at once, as a segment of its own, at the sender's
+    /// cost, unless the receiver's buffer is full: so that is kept small.
+    Loopback,
+    /// A network: the kernel chooses the buffers by its delay.
+    Network,
+}
+
 /// Why a wait ended; both false when the time was over (or a signal came).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Readiness {
@@ -104,9 +116,9 @@ impl Link {
         }
     }
 
-    /// Whether it is a Unix socket, which holds a number of messages rather than of bytes.
-    pub fn is_unix(&self) -> bool {
-        matches!(self.socket, Socket::Unix(_))
+    /// What lies between the server and us.
+    pub fn way(&self) -> Way {
+        self.socket.way()
     }
 
     /// Whether the last read was bounded by a buffer of ours: more may be waiting.

@@ -38,7 +38,7 @@ pub use catalog::{
 pub use connection::{Connection, TextRow};
 pub use error::{Attempt, ServerError, SourceError};
 pub use frames::{FRAME_BYTES_MAX, Frame, Frames};
-pub use link::{Link, Readiness, Stream};
+pub use link::{Link, Readiness, Stream, Way};
 pub use message::Notice;
 pub use quote::{quote_identifier, quote_literal};
 pub use wake::Wake;

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::error::SourceError;
+use super::link::Way;
 use super::tls::TlsStream;
 use crate::config;
 
@@ -23,6 +24,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_PROBES: u32 = 3;
 /// Sent bytes that nobody acknowledges for this long end the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the kernel may hold of what a server on this host has sent. See [`Way::Loopback`].
+const LOOPBACK_BUFFER: usize = 128 << 10;
 
 /// A connected, non-blocking byte stream.
 #[derive(Debug)]
@@ -74,8 +78,20 @@ impl Socket {
                 sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
                 sockopt::set_tcp_keepcnt(socket, KEEPALIVE_PROBES)?;
                 sockopt::set_tcp_user_timeout(socket, USER_TIMEOUT.as_millis() as u32)?;
+                if is_loopback(socket) {
+                    sockopt::set_socket_recv_buffer_size(socket, LOOPBACK_BUFFER)?;
+                }
                 socket.set_nonblocking(true)
             }
+        }
+    }
+
+    pub(super) fn way(&self) -> Way {
+        match self {
+            Socket::Unix(_) => Way::Unix,
+            Socket::Tcp(socket) if is_loopback(socket) => Way::Loopback,
+            Socket::Tls(stream) if is_loopback(stream.socket()) => Way::Loopback,
+            Socket::Tcp(_) | Socket::Tls(_) => Way::Network,
         }
     }
 
@@ -158,6 +174,17 @@ impl AsFd for Socket {
     }
 }
 
+/// Whether what is sent never leaves this host.
+fn is_loopback(socket: &TcpStream) -> bool {
+    matches!((socket.peer_addr(), socket.local_addr()), (Ok(peer), Ok(local)) if is_one_host(peer, local))
+}
+
+/// A host that reaches its own address of a network does so through loopback, too.
+fn is_one_host(peer: SocketAddr, local: SocketAddr) -> bool {
+    let (peer, local) = (peer.ip().to_canonical(), local.ip().to_canonical());
+    peer.is_loopback() || peer == local
+}
+
 /// Waits for the kernel; `false` when `deadline` passed first.
 pub(super) fn wait(fd: BorrowedFd<'_>, interest: PollFlags, deadline: Instant) -> io::Result<bool> {
     loop {
@@ -194,13 +221,14 @@ pub(super) fn timespec(duration: Duration) -> Timespec {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
-    #[test]
-    fn addresses_for_people() {
-        let settings = |host: &str| config::Postgres {
+    fn settings(host: &str, port: u16) -> config::Postgres {
+        config::Postgres {
             host: host.into(),
-            port: 5432,
+            port,
             user: "u".into(),
             password: None,
             database: "d".into(),
@@ -208,7 +236,38 @@ mod tests {
             publication: "p".into(),
             tls: config::PostgresTls::default(),
             sql: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_server_on_this_host_finds_a_small_buffer() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let socket = Socket::connect(&settings("127.0.0.1", port), deadline).expect("connected");
+        assert_eq!(socket.way(), Way::Loopback);
+        // The kernel takes twice of it, for what it keeps besides.
+        assert_eq!(sockopt::socket_recv_buffer_size(socket.as_fd()), Ok(2 * LOOPBACK_BUFFER));
+    }
+
+    #[test]
+    fn one_host_has_many_addresses() {
+        for (peer, local, expected) in [
+            ("127.0.0.1:5432", "127.0.0.1:40000", true),
+            ("[::1]:5432", "[::1]:40000", true),
+            ("[::ffff:127.0.0.1]:5432", "[::ffff:127.0.0.1]:40000", true),
+            ("10.0.0.7:5432", "10.0.0.7:40000", true),
+            ("10.0.0.7:5432", "10.0.0.8:40000", false),
+            ("[fd00::7]:5432", "[fd00::8]:40000", false),
+        ] {
+            let parsed = |text: &str| text.parse::<SocketAddr>().expect("an address");
+            assert_eq!(is_one_host(parsed(peer), parsed(local)), expected, "{peer} from {local}");
+        }
+    }
+
+    #[test]
+    fn addresses_for_people() {
+        let settings = |host: &str| settings(host, 5432);
         assert_eq!(address(&settings("db")), "db:5432");
         assert_eq!(address(&settings("::1")), "[::1]:5432");
         assert_eq!(address(&settings("/run/pg/")), "/run/pg/.s.PGSQL.5432");

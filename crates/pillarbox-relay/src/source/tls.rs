@@ -96,6 +96,11 @@ impl TlsStream {
         pillarbox_tls::server_end_point(self.session.peer_certificates()?.first()?)
     }
 
+    /// The socket below.
+    pub(super) fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
     /// A read will return bytes, or the end, whatever the kernel says.
     pub(super) fn holds_bytes(&self) -> bool {
         self.holds_bytes || self.closed
