@@ -172,3 +172,17 @@ impl Board {
         self.status.send_modify(|status| change(Arc::make_mut(status)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_new_once_and_so_is_a_start() {
+        let board = Board::new("orders");
+        let told = [State::Starting, State::Streaming, State::Streaming, State::Starting, State::Streaming]
+            .map(|state| board.state(state, None));
+        assert_eq!(told, [false, true, false, true, true]);
+        assert_eq!(board.subscribe().borrow().starts_total, 2);
+    }
+}

@@ -21,7 +21,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::source::Way;
+use crate::source::{LOOPBACK_BUFFER, Way};
 
 /// The least spacing, however fast the broker is: its CPU is not the relay's to burn.
 pub const SPACING_MIN: Duration = Duration::from_micros(1500);
@@ -51,7 +51,7 @@ const HOT_PAUSE_MIN: Duration = Duration::from_micros(250);
 const HOT_PAUSE_MAX: Duration = Duration::from_millis(10);
 /// What a pause on loopback is to bring: more than the receiver's buffer holds, and less than both buffers do, since a
 /// walsender that finds them full sleeps.
-const HOT_READ: usize = 192 << 10;
+const HOT_READ: usize = LOOPBACK_BUFFER / 2 * 3;
 /// Sealed sets beyond this many wait for the sink; more events join the filling one meanwhile.
 pub const SEALED_AHEAD_MAX: usize = 2;
 

@@ -256,6 +256,7 @@ impl Streaming {
             }
             self.listen(wants_frames)?;
             if self.intake.is_hot() && wants_frames {
+                // Not a wait for the socket, which the first row would end.
                 std::thread::sleep(self.pause.take());
                 self.budget.spent(Stage::Wait);
             } else {

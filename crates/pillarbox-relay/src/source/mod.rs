@@ -41,6 +41,7 @@ pub use frames::{FRAME_BYTES_MAX, Frame, Frames};
 pub use link::{Link, Readiness, Stream, Way};
 pub use message::Notice;
 pub use quote::{quote_identifier, quote_literal};
+pub use socket::LOOPBACK_BUFFER;
 pub use wake::Wake;
 
 pub(crate) use catalog::{publication_query, published_table_query};
