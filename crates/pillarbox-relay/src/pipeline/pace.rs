@@ -9,9 +9,10 @@
 //! | busy | the spacing after the last one, and not while the sink is behind | the same |
 //! | backlog ([`Heat`]) | when full, after [`FILL_TIME_MAX`] at the latest | empties the socket, then pauses ([`HotPause`]) |
 //!
-//! The spacing is what a commit takes of late, from seal to answer, within [`SPACING_MIN`] and [`SPACING_MAX`]: a
-//! broker that answers fast is asked often, one that is slow, far away or busy with others is asked rarely,
-//! and gets more events each time.
+//! The spacing is 1.5 times what a commit takes of late, from seal to answer, within [`SPACING_MIN`] and
+//! [`SPACING_MAX`]: a broker that answers fast is asked often, one that is slow, far away or busy with others
+//! is asked rarely, and gets more events each time. More than once, so that it rests between them: where a
+//! commit is always under way it takes longer, on cores that it shares, and more so the slowest of a hundred.
 //!
 //! Always at a boundary of source transactions. Pure: time is an input. An empty read is not
 //! idleness (a fast reader finds nothing after almost every message): only bytes over time count. A
@@ -27,6 +28,8 @@ use crate::source::{LOOPBACK_BUFFER, Way};
 pub const SPACING_MIN: Duration = Duration::from_micros(1500);
 /// The greatest spacing, and so what pacing adds to the latency of an event at most.
 pub const SPACING_MAX: Duration = Duration::from_millis(10);
+/// The spacing, in what commits take of late.
+const SPACING_COMMITS: f64 = 1.5;
 /// How much the latest commit counts in what commits take of late.
 const LATEST: f64 = 0.125;
 /// In a backlog a set is sealed this long after its first event, full or not.
@@ -195,7 +198,7 @@ impl Pacer {
     }
 
     fn spacing(&self) -> Duration {
-        self.commit.unwrap_or_default().clamp(SPACING_MIN, SPACING_MAX)
+        self.commit.unwrap_or_default().mul_f64(SPACING_COMMITS).clamp(SPACING_MIN, SPACING_MAX)
     }
 }
 
@@ -240,8 +243,8 @@ mod tests {
             pacer.spacing()
         };
         assert_eq!(commits(&mut pacer, MS / 2), SPACING_MIN);
-        let spacing = commits(&mut pacer, 4 * MS);
-        assert!(spacing > 3 * MS && spacing <= 4 * MS, "{spacing:?}");
+        let spacing = commits(&mut pacer, 3 * MS);
+        assert!(spacing > 4 * MS && 2 * spacing <= 9 * MS, "{spacing:?}");
         assert_eq!(commits(&mut pacer, 300 * MS), SPACING_MAX);
         assert_eq!(commits(&mut pacer, MS / 2), SPACING_MIN, "it recovers");
     }
@@ -253,7 +256,7 @@ mod tests {
         pacer.sealed(2 * MS);
         pacer.committed(4 * MS);
         pacer.committed(6 * MS);
-        assert_eq!(pacer.spacing(), 4 * MS);
+        assert_eq!(pacer.spacing(), 6 * MS);
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn what_a_commit_took_spaces_the_next_one() {
     feed(&mut intake, &[outbox(), begin(100), row("a", Some("{}")), commit(100, 108)]);
     intake.pace(T0);
     let set = intake.take_sealed().pop().expect("sealed at once");
-    give_back_at(&mut intake, set, later(6));
+    give_back_at(&mut intake, set, later(4));
     feed(&mut intake, &[begin(200), row("b", Some("{}")), commit(200, 208)]);
     assert_eq!(intake.pace(later(5)), Due::At(later(6).monotonic));
     assert!(intake.take_sealed().is_empty());
