@@ -9,7 +9,7 @@ use pillarbox_lab::certificates::{Authority, Issued, Validity};
 use pillarbox_lab::{Postgres, PostgresOptions, ServerTls};
 use pillarbox_relay::config::{self, ChannelBinding, Identity, PostgresTls, Secret, TlsMode};
 use pillarbox_relay::error::Code;
-use pillarbox_relay::source::{Attempt, Connection};
+use pillarbox_relay::source::{Attempt, Connection, Way};
 use pillarbox_relay::sql::Session;
 
 use crate::site::{LONG, VERSIONS, is_commit, read_until, tags};
@@ -239,6 +239,7 @@ fn a_stream_over_tls_is_the_stream() {
     let settings = site.settings("relay", site.tls(TlsMode::VerifyFull, Some("ca.pem"), None));
     let connection = Connection::connect(&settings, "pillarbox/test", LONG).expect("a connection");
     let mut stream = connection.start_replication("s", "p").expect("a stream");
+    assert_eq!(stream.link.way(), Way::Loopback);
     for rows in [1, 20_000, 1] {
         let seen = read_until(&mut stream, is_commit).expect("a transaction");
         assert_eq!(tags(&seen).matches('I').count(), rows);
