@@ -41,9 +41,9 @@ pub use frames::{FRAME_BYTES_MAX, Frame, Frames};
 pub use link::{Link, Readiness, Stream, Way};
 pub use message::Notice;
 pub use quote::{quote_identifier, quote_literal};
-pub use socket::LOOPBACK_BUFFER;
 pub use wake::Wake;
 
 pub(crate) use catalog::{publication_query, published_table_query};
 pub(crate) use error::{server_fault, tls_fault, tls_required};
 pub(crate) use secure::offers_tls;
+pub(crate) use socket::LOOPBACK_BUFFER;

@@ -26,7 +26,7 @@ const KEEPALIVE_PROBES: u32 = 3;
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the kernel may hold of what a server on this host has sent. See [`Way::Loopback`].
-pub const LOOPBACK_BUFFER: usize = 128 << 10;
+pub(crate) const LOOPBACK_BUFFER: usize = 128 << 10;
 
 /// A connected, non-blocking byte stream.
 #[derive(Debug)]
