@@ -6,7 +6,7 @@
 //! | stream | set is sealed | reader |
 //! | --- | --- | --- |
 //! | idle: nothing sealed for the spacing | at once | wakes for every message |
-//! | busy | the spacing after the last one, and not while the sink is behind | the same |
+//! | busy | the spacing after the last one, and not while the sink is behind | sleeps until then, and reads what came |
 //! | backlog ([`Heat`]) | when full, after [`FILL_TIME_MAX`] at the latest | empties the socket, then pauses ([`HotPause`]) |
 //!
 //! The spacing is 1.5 times what a commit takes of late, from seal to answer, within [`SPACING_MIN`] and

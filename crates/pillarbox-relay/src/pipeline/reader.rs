@@ -259,6 +259,10 @@ impl Streaming {
                 // Not a wait for the socket, which the first row would end.
                 std::thread::sleep(self.pause.take());
                 self.budget.spent(Stage::Wait);
+            } else if matches!(due, Due::At(_)) && wants_frames {
+                // What comes until then goes out with what is there: no row wakes us, and all are read before the seal.
+                self.wait(false, due)?;
+                self.read(frames)?;
             } else {
                 self.wait(wants_frames, due)?;
             }
@@ -315,16 +319,23 @@ impl Streaming {
             self.budget.spent(Stage::Take);
             return Ok(Took::Some);
         }
-        let read = self.link.read_into(frames).map_err(|error| stream_fault(&self.config, &error))?;
-        self.budget.spent(Stage::Read);
-        if read > 0 {
-            self.silence.heard(self.now().monotonic);
-        }
-        self.intake.heat(read, now);
-        self.pause.read(read);
+        let read = self.read(frames)?;
         // In a backlog the pause comes once the socket is empty, so that it bounds no rate.
         let more = !self.intake.is_hot() || self.link.has_more();
         Ok(if read > 0 && more { Took::Some } else { Took::Nothing })
+    }
+
+    /// Reads once what is there.
+    fn read(&mut self, frames: &mut Frames) -> Result<usize, Fault> {
+        let read = self.link.read_into(frames).map_err(|error| stream_fault(&self.config, &error))?;
+        self.budget.spent(Stage::Read);
+        let now = self.now();
+        if read > 0 {
+            self.silence.heard(now.monotonic);
+        }
+        self.intake.heat(read, now);
+        self.pause.read(read);
+        Ok(read)
     }
 
     /// Everything that came was read: whether somebody is there at all.
