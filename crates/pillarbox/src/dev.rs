@@ -251,7 +251,7 @@ impl Traffic<'_> {
         let screen = Screen::open(self.setting.clone());
         let start = Instant::now();
         let end = self.wish.duration.map(|duration| Clock::now() + duration);
-        let mut status = relay.status();
+        let mut state = relay.state();
         let mut ticks = tokio::time::interval_at(Clock::now() + SHOW_INTERVAL, SHOW_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -260,7 +260,7 @@ impl Traffic<'_> {
                 _ = signals.next() => return Why::Enough,
                 () = reached(end) => return Why::Enough,
                 fault = watcher.failed() => return Why::Fault(fault),
-                _ = status.wait_for(|status| matches!(status.state, State::Stopped | State::Halted)) => {
+                _ = state.wait_for(|state| matches!(state, State::Stopped | State::Halted)) => {
                     return Why::RelayEnded;
                 }
             }

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use pillarbox_relay::error::Fault;
-use pillarbox_relay::pipeline::status::Status;
+use pillarbox_relay::pipeline::status::{State, Status};
 use pillarbox_relay::pipeline::{self, Controls, Ended, Handle, Options};
 use tokio::sync::{mpsc, watch};
 
@@ -55,6 +55,11 @@ impl Relay {
     /// The status, as it changes.
     pub(crate) fn status(&self) -> watch::Receiver<Arc<Status>> {
         self.handle.status()
+    }
+
+    /// Its state, as it changes.
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
+        self.handle.state()
     }
 
     /// Tells the pipeline to drain and end.

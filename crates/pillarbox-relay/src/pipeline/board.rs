@@ -20,6 +20,8 @@ pub(crate) struct Board {
     /// What has reached Kafka.
     pub(crate) arrivals: Arc<Arrivals>,
     status: watch::Sender<Arc<Status>>,
+    /// The state alone: whoever waits for it sleeps through commits.
+    state: watch::Sender<State>,
     /// What the sink of a start is at, for a message about one that takes too long.
     step: watch::Sender<&'static str>,
     events: metrics::Counter,
@@ -64,6 +66,7 @@ impl Board {
         Self {
             arrivals: Arc::new(Arrivals::new(pipeline)),
             status: watch::Sender::new(Status::new(pipeline)),
+            state: watch::Sender::new(Status::new(pipeline).state),
             step: watch::Sender::new("connecting to Kafka"),
             events: metrics::counter!("pillarbox_events_total", &labels),
             dead_letters: metrics::counter!("pillarbox_dead_letters_total", &labels),
@@ -89,6 +92,10 @@ impl Board {
         self.status.subscribe()
     }
 
+    pub(crate) fn subscribe_state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
     /// The pipeline is in this state now; gives whether it was in another.
     pub(crate) fn state(&self, state: State, fault: Option<&Fault>) -> bool {
         let leads = matches!(state, State::Streaming | State::Paused | State::Draining);
@@ -102,6 +109,9 @@ impl Board {
             status.state = state;
             status.fault = fault.map(FaultView::from);
         });
+        if changed {
+            self.state.send_replace(state);
+        }
         self.arrivals.nudge();
         changed
     }
@@ -184,5 +194,16 @@ mod tests {
             .map(|state| board.state(state, None));
         assert_eq!(told, [false, true, false, true, true]);
         assert_eq!(board.subscribe().borrow().starts_total, 2);
+        assert_eq!(*board.subscribe_state().borrow(), State::Streaming);
+    }
+
+    #[test]
+    fn whoever_waits_for_a_state_sleeps_through_commits() {
+        let board = Board::new("orders");
+        let (status, state) = (board.subscribe(), board.subscribe_state());
+        board.confirmed(Lsn(1), Lsn(2));
+        assert!(status.has_changed().expect("it lives") && !state.has_changed().expect("it lives"));
+        board.state(State::Streaming, None);
+        assert!(state.has_changed().expect("it lives"));
     }
 }

@@ -87,6 +87,11 @@ impl Handle {
         self.board.subscribe()
     }
 
+    /// Its state, as it changes: [`Handle::status`] changes with every commit, too.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.board.subscribe_state()
+    }
+
     /// What has reached Kafka.
     pub fn arrivals(&self) -> Arc<Arrivals> {
         Arc::clone(&self.board.arrivals)

@@ -61,10 +61,10 @@ impl Arguments {
 
 /// Waits for the end of the pipeline or for a signal, which makes it drain.
 async fn supervise(relay: Relay, signals: &mut Signals, exit_on_halt: bool) -> Result<(), Failure> {
-    let mut status = relay.status();
+    let mut state = relay.state();
     let over = |state| state == State::Stopped || exit_on_halt && state == State::Halted;
     tokio::select! {
-        _ = status.wait_for(|status| over(status.state)) => {}
+        _ = state.wait_for(|state| over(*state)) => {}
         name = signals.next() => {
             tracing::info!(signal = name, "draining; a second signal ends at once");
             relay.stop();

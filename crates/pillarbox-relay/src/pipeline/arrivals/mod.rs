@@ -196,14 +196,19 @@ impl Arrivals {
 
     /// The pipeline's state has changed: whoever waits looks whether to go on.
     pub(crate) fn nudge(&self) {
-        self.known.send_modify(|_| {});
+        self.change(|_| {});
     }
 
+    /// Wakes nobody where nobody waits. Whoever begins to after that finds the change: it asks for ticks first, and then
+    /// looks.
     fn change(&self, change: impl FnOnce(&mut Known)) {
-        self.known.send_modify(|known| change(Arc::make_mut(known)));
+        self.known.send_if_modified(|known| {
+            change(Arc::make_mut(known));
+            self.ticks.receiver_count() > 0
+        });
     }
 
-    /// Wakes those who wait, on a runtime that is not the pipeline's; misses nothing from the call on, ends never.
+    /// Wakes those who wait, on a runtime that is not the pipeline's; ends never.
     pub(crate) fn forward(self: Arc<Self>) -> impl Future<Output = ()> + Send {
         let mut known = self.known.subscribe();
         async move {
@@ -213,7 +218,8 @@ impl Arrivals {
         }
     }
 
-    /// Changes whenever something has arrived, or the pipeline's state has changed.
+    /// Changes whenever something has arrived, or the pipeline's state has changed. To be asked for before a look, and to be
+    /// dropped by who has no more to wait for.
     pub fn ticks(&self) -> watch::Receiver<()> {
         self.ticks.subscribe()
     }

@@ -173,6 +173,9 @@ fn ids_differ_by_their_hash() {
 #[tokio::test]
 async fn whoever_waits_is_woken() {
     let arrivals = Arc::new(begun());
+    let changes = arrivals.known.subscribe();
+    arrivals.caught_up(Lsn(0x8));
+    assert!(!changes.has_changed().expect("it lives"), "nobody waits");
     let mut ticks = arrivals.ticks();
     let forward = tokio::spawn(Arc::clone(&arrivals).forward());
     arrivals.caught_up(Lsn(0x10));
