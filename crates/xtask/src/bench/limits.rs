@@ -62,7 +62,7 @@ pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
         }
         Err(_) => Rows::new(),
     };
-    take(folder.path(), &mut rows)?;
+    take(folder.path(), &mut rows, common.awake)?;
     let page = markdown(&rows);
     println!("{page}");
     fs::write(&json, serde_json::to_string_pretty(&rows)? + "\n")?;
@@ -83,8 +83,8 @@ fn test(options: &Options, folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Adds what was told, in place of what was told before of the same case.
-fn take(folder: &Path, rows: &mut Rows) -> anyhow::Result<()> {
-    let machine = Machine::look();
+fn take(folder: &Path, rows: &mut Rows, awake: bool) -> anyhow::Result<()> {
+    let machine = Machine::look(awake);
     for entry in fs::read_dir(folder)? {
         let figures: Figures = serde_json::from_slice(&fs::read(entry?.path())?)?;
         rows.insert(figures.case.clone(), Row { machine: machine.clone(), figures });
@@ -115,8 +115,9 @@ fn markdown(rows: &Rows) -> String {
 }
 
 fn line(machine: &Machine) -> String {
-    let Machine { cpu, cores, memory_mib, kernel, commit, .. } = machine;
+    let Machine { cpu, memory_mib, kernel, commit, .. } = machine;
+    let cores = machine.cores();
     format!(
-        "Commit {commit}. {cpu}, {cores} cores for everything, {memory_mib} MiB, {kernel}; Postgres 18, Kafka 4.3.1."
+        "Commit {commit}. {cpu}, {cores} for everything, {memory_mib} MiB, {kernel}; Postgres 18, Kafka 4.3.1."
     )
 }

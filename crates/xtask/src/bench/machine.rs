@@ -2,11 +2,13 @@
 //!
 //! Must never name the host or its user.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use crate::process::machine_busy;
@@ -24,21 +26,50 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     pub(crate) memory_mib: u64,
     pub(crate) kernel: String,
+    /// See [`Awake`].
+    #[serde(default)]
+    pub(crate) awake: bool,
     pub(crate) at: String,
     /// The commit that was measured; `+` where the tree held changes, other than results.
     pub(crate) commit: String,
 }
 
 impl Machine {
-    pub(crate) fn look() -> Machine {
+    pub(crate) fn look(awake: bool) -> Machine {
         Machine {
             cpu: field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into()),
             cores: std::thread::available_parallelism().map_or(1, Into::into),
             memory_mib: memory_mib(),
             kernel: first_line(Command::new("uname").args(["-srm"])),
+            awake,
             at: first_line(Command::new("date").args(["-u", "+%Y-%m-%dT%H:%MZ"])),
             commit: commit(),
         }
+    }
+}
+
+impl Machine {
+    /// Its cores, in words.
+    pub(crate) fn cores(&self) -> String {
+        format!("{} cores{}", self.cores, if self.awake { ", kept awake," } else { "" })
+    }
+}
+
+/// Keeps the cores from halting while it lives, by the kernel's own interface. A virtual machine leaves to its host what a
+/// wake-up from a halt costs, and where that is tens of microseconds a bench of many short waits measures little else.
+pub(crate) struct Awake {
+    /// The wish is in force until this is closed.
+    _request: File,
+}
+
+impl Awake {
+    pub(crate) fn hold() -> anyhow::Result<Awake> {
+        let path = "/dev/cpu_dma_latency";
+        let request = File::options().write(true).open(path).and_then(|mut request| {
+            request.write_all(&0_i32.to_ne_bytes())?;
+            Ok(request)
+        });
+        Ok(Awake { _request: request.with_context(|| format!("--awake: cannot write {path}"))? })
     }
 }
 

@@ -38,6 +38,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::machine::Awake;
+
 /// What was typed.
 #[derive(Debug, Parser)]
 #[command(
@@ -64,6 +66,9 @@ struct Common {
     /// Wait at most so many seconds for a quiet machine before each run
     #[arg(long, global = true, default_value_t = 60)]
     quiet_wait: u64,
+    /// Keep the cores from halting meanwhile (needs root): some virtual machines take long to wake one
+    #[arg(long, global = true)]
+    awake: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,23 +97,27 @@ enum Bench {
 
 fn main() -> ExitCode {
     let Arguments { bench, common } = Arguments::parse();
-    let result = match bench {
-        Bench::Drain(options) => drain::run(&options, &common),
-        Bench::Latency(options) => latency::run(&options, &common),
-        Bench::Transaction(options) => drain::run_transaction(&options, &common),
-        Bench::Emit(options) => emit::run(&options, &common),
-        Bench::Accept(options) => accept::run(&options, &common),
-        Bench::Takeover(options) => takeover::run(&options, &common),
-        Bench::Rolling(options) => rolling::run(&options, &common),
-        Bench::Shards(options) => shards::run(&options, &common),
-        Bench::Limits(options) => limits::run(&options, &common),
-        Bench::Peers(options) => peers::run(&options, &common),
-    };
-    match result {
+    match run(bench, &common) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(bench: Bench, common: &Common) -> anyhow::Result<()> {
+    let _awake = common.awake.then(Awake::hold).transpose()?;
+    match bench {
+        Bench::Drain(options) => drain::run(&options, common),
+        Bench::Latency(options) => latency::run(&options, common),
+        Bench::Transaction(options) => drain::run_transaction(&options, common),
+        Bench::Emit(options) => emit::run(&options, common),
+        Bench::Accept(options) => accept::run(&options, common),
+        Bench::Takeover(options) => takeover::run(&options, common),
+        Bench::Rolling(options) => rolling::run(&options, common),
+        Bench::Shards(options) => shards::run(&options, common),
+        Bench::Limits(options) => limits::run(&options, common),
+        Bench::Peers(options) => peers::run(&options, common),
     }
 }

@@ -30,7 +30,8 @@ pub(crate) fn write(
     result: &impl Serialize,
     markdown: &str,
 ) -> anyhow::Result<()> {
-    let machine = Machine::look();
+    let machine = Machine::look(common.awake);
+    let name = &file_name(common, name);
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--record").collect();
     let command = format!("cargo xtask bench {}", arguments.join(" "));
     let page = format!("# bench {name}\n\n{}\n\n{markdown}", header(&machine, versions, &command));
@@ -50,17 +51,23 @@ pub(crate) fn write(
 /// Writes a picture beside the result of the same name.
 pub(crate) fn picture(common: &Common, name: &str, svg: &str) -> anyhow::Result<()> {
     let dir = tree::root().join(if common.record { "bench/results" } else { "bench/results/tmp" });
-    let path = dir.join(format!("{name}.svg"));
+    let path = dir.join(format!("{}.svg", file_name(common, name)));
     fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display()))?;
     eprintln!("bench: wrote {}", path.display());
     Ok(())
 }
 
+/// Figures of cores that are kept awake never replace others.
+fn file_name(common: &Common, name: &str) -> String {
+    if common.awake { format!("{name}-awake") } else { name.to_owned() }
+}
+
 fn header(machine: &Machine, versions: &Versions, command: &str) -> String {
-    let Machine { cpu, cores, memory_mib, kernel, at, commit } = machine;
+    let Machine { cpu, memory_mib, kernel, at, commit, .. } = machine;
+    let cores = machine.cores();
     let Versions { postgres, kafka } = versions;
     format!(
-        "{at}, commit {commit}. {cpu}, {cores} cores for everything (servers, relay, load, reader), {memory_mib} MiB, \
+        "{at}, commit {commit}. {cpu}, {cores} for everything (servers, relay, load, reader), {memory_mib} MiB, \
          {kernel}; Postgres {postgres}, Kafka {kafka}, loopback, no TLS, fsync on.\nAgain: `{command}`"
     )
 }
