@@ -155,6 +155,29 @@ pub enum Due {
     Later,
 }
 
+/// What the reader does once it has taken all that was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Sleeps until something comes or is due.
+    Listen,
+    /// Sleeps until something is due, then reads what came meanwhile: it goes out with what is there already.
+    Gather,
+    /// Pauses: [`HotPause`].
+    Pause,
+}
+
+impl Rest {
+    /// The rest of a reader that has nothing more at hand; `wants_frames` where it may take more.
+    pub fn of(due: Due, hot: bool, wants_frames: bool) -> Self {
+        match due {
+            _ if !wants_frames => Rest::Listen,
+            _ if hot => Rest::Pause,
+            Due::At(_) => Rest::Gather,
+            Due::Now | Due::Later => Rest::Listen,
+        }
+    }
+}
+
 /// Spaces the commits.
 #[derive(Debug, Default)]
 pub struct Pacer {
@@ -228,6 +251,21 @@ mod tests {
             assert_eq!(pacer.due(filling, 100 * MS), expected, "{name}");
         }
         assert_eq!(busy.due(filling(), 100 * MS + SPACING_MIN), Due::Now);
+    }
+
+    #[test]
+    fn the_rest_row_by_row() {
+        for (name, due, hot, wants_frames, expected) in [
+            ("nothing is due", Due::Later, false, true, Rest::Listen),
+            ("a set was sealed just now", Due::Now, false, true, Rest::Listen),
+            ("busy", Due::At(MS), false, true, Rest::Gather),
+            ("backlog", Due::At(MS), true, true, Rest::Pause),
+            ("backlog, inside a transaction", Due::Later, true, true, Rest::Pause),
+            ("paused", Due::At(MS), false, false, Rest::Listen),
+            ("backlog, no room", Due::At(MS), true, false, Rest::Listen),
+        ] {
+            assert_eq!(Rest::of(due, hot, wants_frames), expected, "{name}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@
 //! | while | the socket | status updates |
 //! | --- | --- | --- |
 //! | holding | not read | every second, `0/0` |
-//! | streaming | read; in a backlog with pauses | every second, at once when asked, 5 a second while commits come in |
+//! | streaming | read; in a backlog with pauses, between commits of a busy stream once | every second, at once when asked, 5 a second while commits come in |
 //! | waiting for room, a topic, or paused | not read: TCP is the back-pressure | the same |
 //! | draining | read to the next boundary | a last one before the end |
 //!
@@ -30,7 +30,7 @@ use super::board::Board;
 use super::budget::{Budget, Stage};
 use super::intake::{CommittedSet, Intake, Now, Taken};
 use super::messages::{Command, Event, HandedSet, Inbox, Plan, ReaderEnd};
-use super::pace::{Due, HotPause};
+use super::pace::{Due, HotPause, Rest};
 use super::remarks::Remarks;
 use super::silence::{self, Silence, Verdict};
 use crate::config::Config;
@@ -255,16 +255,18 @@ impl Streaming {
                 continue;
             }
             self.listen(wants_frames)?;
-            if self.intake.is_hot() && wants_frames {
-                // Not a wait for the socket, which the first row would end.
-                std::thread::sleep(self.pause.take());
-                self.budget.spent(Stage::Wait);
-            } else if matches!(due, Due::At(_)) && wants_frames {
-                // What comes until then goes out with what is there: no row wakes us, and all are read before the seal.
-                self.wait(false, due)?;
-                self.read(frames)?;
-            } else {
-                self.wait(wants_frames, due)?;
+            match Rest::of(due, self.intake.is_hot(), wants_frames) {
+                Rest::Listen => self.wait(wants_frames, due)?,
+                Rest::Gather => {
+                    self.wait(false, due)?;
+                    // Before the seal, which comes once frames were taken.
+                    self.read(frames)?;
+                }
+                Rest::Pause => {
+                    // Not a wait for the socket, which the first row would end.
+                    std::thread::sleep(self.pause.take());
+                    self.budget.spent(Stage::Wait);
+                }
             }
         }
     }
