@@ -6,7 +6,8 @@
 //! | stream | set is sealed | reader |
 //! | --- | --- | --- |
 //! | idle: nothing sealed for the spacing | at once | wakes for every message |
-//! | busy | the spacing after the last one, and not while the sink is behind | sleeps until then, and reads what came |
+//! | busy | the spacing after the last one | sleeps until then, and reads what came ([`Rest::Gather`]) |
+//! | busy, the sink is behind | once it is not | wakes for every message |
 //! | backlog ([`Heat`]) | when full, after [`FILL_TIME_MAX`] at the latest | empties the socket, then pauses ([`HotPause`]) |
 //!
 //! The spacing is 1.5 times what a commit takes of late, from seal to answer, within [`SPACING_MIN`] and
@@ -160,7 +161,8 @@ pub enum Due {
 pub enum Rest {
     /// Sleeps until something comes or is due.
     Listen,
-    /// Sleeps until something is due, then reads what came meanwhile: it goes out with what is there already.
+    /// Sleeps until something is due, then reads what came meanwhile: it goes out with what is there already. Not on a Unix
+    /// socket, which is full long before.
     Gather,
     /// Pauses: [`HotPause`].
     Pause,
@@ -168,12 +170,12 @@ pub enum Rest {
 
 impl Rest {
     /// The rest of a reader that has nothing more at hand; `wants_frames` where it may take more.
-    pub fn of(due: Due, hot: bool, wants_frames: bool) -> Self {
+    pub fn of(due: Due, hot: bool, wants_frames: bool, way: Way) -> Self {
         match due {
             _ if !wants_frames => Rest::Listen,
             _ if hot => Rest::Pause,
-            Due::At(_) => Rest::Gather,
-            Due::Now | Due::Later => Rest::Listen,
+            Due::At(_) if way != Way::Unix => Rest::Gather,
+            Due::At(_) | Due::Now | Due::Later => Rest::Listen,
         }
     }
 }
@@ -255,16 +257,19 @@ mod tests {
 
     #[test]
     fn the_rest_row_by_row() {
-        for (name, due, hot, wants_frames, expected) in [
-            ("nothing is due", Due::Later, false, true, Rest::Listen),
-            ("a set was sealed just now", Due::Now, false, true, Rest::Listen),
-            ("busy", Due::At(MS), false, true, Rest::Gather),
-            ("backlog", Due::At(MS), true, true, Rest::Pause),
-            ("backlog, inside a transaction", Due::Later, true, true, Rest::Pause),
-            ("paused", Due::At(MS), false, false, Rest::Listen),
-            ("backlog, no room", Due::At(MS), true, false, Rest::Listen),
+        let (tcp, unix) = (Way::Loopback, Way::Unix);
+        for (name, due, hot, wants_frames, way, expected) in [
+            ("nothing is due", Due::Later, false, true, tcp, Rest::Listen),
+            ("a set was sealed just now", Due::Now, false, true, tcp, Rest::Listen),
+            ("busy", Due::At(MS), false, true, tcp, Rest::Gather),
+            ("busy, over a network", Due::At(MS), false, true, Way::Network, Rest::Gather),
+            ("busy, with little room", Due::At(MS), false, true, unix, Rest::Listen),
+            ("backlog", Due::At(MS), true, true, tcp, Rest::Pause),
+            ("backlog, inside a transaction", Due::Later, true, true, unix, Rest::Pause),
+            ("paused", Due::At(MS), false, false, tcp, Rest::Listen),
+            ("backlog, no room", Due::At(MS), true, false, tcp, Rest::Listen),
         ] {
-            assert_eq!(Rest::of(due, hot, wants_frames), expected, "{name}");
+            assert_eq!(Rest::of(due, hot, wants_frames, way), expected, "{name}");
         }
     }
 

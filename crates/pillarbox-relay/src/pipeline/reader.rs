@@ -44,7 +44,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(200);
 /// A drain reads on to the end of the open transaction for this long.
 const DRAIN_READ_MAX: Duration = Duration::from_secs(5);
-/// Frames taken before the clock is looked at again.
+/// Frames taken before the clock is looked at again. All of one read where it is for a set that is due: none stays behind.
 const FRAMES_PER_LOOK: usize = 64;
 
 /// What the reader thread needs.
@@ -233,13 +233,15 @@ impl Streaming {
     }
 
     fn stream(&mut self, frames: &mut Frames) -> Result<ReaderEnd, Fault> {
+        let mut most = FRAMES_PER_LOOK;
         loop {
             if self.attend()? == Attention::Released {
                 return Ok(ReaderEnd::Released);
             }
             self.budget.spent(Stage::Attend);
             let wants_frames = self.wants_frames() && !self.intake.is_full();
-            let took = if wants_frames { self.take_frames(frames)? } else { Took::Nothing };
+            let took = if wants_frames { self.take_frames(frames, most)? } else { Took::Nothing };
+            most = FRAMES_PER_LOOK;
             if took == Took::Released {
                 return Ok(ReaderEnd::Released);
             }
@@ -255,12 +257,13 @@ impl Streaming {
                 continue;
             }
             self.listen(wants_frames)?;
-            match Rest::of(due, self.intake.is_hot(), wants_frames) {
+            match Rest::of(due, self.intake.is_hot(), wants_frames, self.link.way()) {
                 Rest::Listen => self.wait(wants_frames, due)?,
                 Rest::Gather => {
                     self.wait(false, due)?;
-                    // Before the seal, which comes once frames were taken.
+                    // Before the seal, which comes once these were taken.
                     self.read(frames)?;
+                    most = usize::MAX;
                 }
                 Rest::Pause => {
                     // Not a wait for the socket, which the first row would end.
@@ -300,11 +303,11 @@ impl Streaming {
         }
     }
 
-    /// Takes what is buffered, then reads once.
-    fn take_frames(&mut self, frames: &mut Frames) -> Result<Took, Fault> {
+    /// Takes what is buffered, `most` frames of it; reads once where nothing is.
+    fn take_frames(&mut self, frames: &mut Frames, most: usize) -> Result<Took, Fault> {
         let now = self.now();
         let mut taken = 0;
-        while taken < FRAMES_PER_LOOK && !self.intake.is_full() {
+        while taken < most && !self.intake.is_full() {
             let Some(frame) = frames.next().map_err(|error| self.frame_fault(&error))? else { break };
             taken += 1;
             match self.take_frame(&frame, now)? {

@@ -14,7 +14,7 @@ use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
-use crate::{Common, drain, tree};
+use crate::{Common, drain, report, tree};
 
 /// Options of `bench limits`.
 #[derive(Debug, Clone, clap::Args)]
@@ -55,7 +55,8 @@ pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     test(options, folder.path())?;
     let results = tree::root().join(if common.record { "bench/results" } else { "bench/results/tmp" });
     fs::create_dir_all(&results).with_context(|| format!("cannot make {}", results.display()))?;
-    let json = results.join("limits.json");
+    let name = report::file_name(common, "limits");
+    let json = results.join(format!("{name}.json"));
     let mut rows: Rows = match fs::read(&json) {
         Ok(bytes) => {
             serde_json::from_slice(&bytes).with_context(|| format!("cannot read {}", json.display()))?
@@ -66,7 +67,7 @@ pub(crate) fn run(options: &Options, common: &Common) -> anyhow::Result<()> {
     let page = markdown(&rows);
     println!("{page}");
     fs::write(&json, serde_json::to_string_pretty(&rows)? + "\n")?;
-    fs::write(results.join("limits.md"), page)?;
+    fs::write(results.join(format!("{name}.md")), page)?;
     eprintln!("bench: wrote {}", json.display());
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::process::machine_busy;
@@ -64,6 +64,9 @@ pub(crate) struct Awake {
 
 impl Awake {
     pub(crate) fn hold() -> anyhow::Result<Awake> {
+        let driver = fs::read_to_string("/sys/devices/system/cpu/cpuidle/current_driver").unwrap_or_default();
+        // Without one the kernel takes the wish and does not heed it.
+        ensure!(!matches!(driver.trim(), "" | "none"), "--awake: the kernel has no driver for idle cores");
         let path = "/dev/cpu_dma_latency";
         let request = File::options().write(true).open(path).and_then(|mut request| {
             request.write_all(&0_i32.to_ne_bytes())?;

@@ -58,7 +58,7 @@ pub(crate) fn picture(common: &Common, name: &str, svg: &str) -> anyhow::Result<
 }
 
 /// Figures of cores that are kept awake never replace others.
-fn file_name(common: &Common, name: &str) -> String {
+pub(crate) fn file_name(common: &Common, name: &str) -> String {
     if common.awake { format!("{name}-awake") } else { name.to_owned() }
 }
 

@@ -218,8 +218,8 @@ impl Arrivals {
         }
     }
 
-    /// Changes whenever something has arrived, or the pipeline's state has changed. To be asked for before a look, and to be
-    /// dropped by who has no more to wait for.
+    /// Changes whenever something has arrived, or the pipeline's state has changed. To be asked for before a look, and
+    /// dropped by whoever waits no longer.
     pub fn ticks(&self) -> watch::Receiver<()> {
         self.ticks.subscribe()
     }
