@@ -46,9 +46,7 @@ impl Machine {
             commit: commit(),
         }
     }
-}
 
-impl Machine {
     /// Its cores, in words.
     pub(crate) fn cores(&self) -> String {
         format!("{} cores{}", self.cores, if self.awake { ", kept awake," } else { "" })
