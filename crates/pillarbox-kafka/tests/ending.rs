@@ -32,8 +32,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 fn a_decided_transaction_is_waited_for_where_its_marker_cannot_be_written() {
     let mut kafka = Kafka::start(KafkaOptions::brokers(3)).unwrap();
     let bootstrap = kafka.bootstrap();
-    let rdkafka: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", &bootstrap).create().unwrap();
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let cluster = Cluster::connect(config(&bootstrap)).await.unwrap();
         for (name, replication_factor) in [(TOPIC, 2), (PLENTY, 3), (CHECKPOINT, 3)] {
@@ -41,13 +39,15 @@ fn a_decided_transaction_is_waited_for_where_its_marker_cannot_be_written() {
             let spec = TopicSpec { name: name.to_owned(), partitions: 1, replication_factor, configs };
             admin::create_topic(&cluster, &spec).await.unwrap();
         }
-        kafka.kill9(follower(&rdkafka)).unwrap();
+        kafka.kill9(follower(&rdkafka(&bootstrap))).unwrap();
         until("one replica is in sync", async || {
             matches!(admin::describe_topic(&cluster, TOPIC).await, Ok(Some(topic)) if topic.in_sync_min == 1)
         })
         .await;
 
         let cluster = Cluster::connect(config(&bootstrap)).await.unwrap();
+        // Not before the kill: librdkafka sends to the controller it saw first, were it gone or not.
+        let rdkafka = rdkafka(&bootstrap);
         let before = commit_with_a_marker_that_is_refused(&cluster, &rdkafka).await;
         let ids: Vec<String> = (0..8).map(|n| format!("pillarbox.orders.{n}")).collect();
         let watched = [TOPIC, PLENTY, CHECKPOINT].map(|name| (name.to_owned(), 1));
@@ -88,6 +88,10 @@ async fn commit_with_a_marker_that_is_refused(
     in_sync_min(rdkafka, 2).await;
     next_committed(&mut producer).await;
     before
+}
+
+fn rdkafka(bootstrap: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap()
 }
 
 async fn offset(cluster: &Cluster, which: OffsetOf) -> i64 {
