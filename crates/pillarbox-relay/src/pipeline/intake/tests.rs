@@ -293,6 +293,29 @@ fn rows_of_other_shards_have_no_place_in_their_transaction() {
 }
 
 #[test]
+fn a_split_transaction_goes_on_at_its_place_amid_rows_of_other_shards() {
+    let mut config = config(Transaction::default());
+    config.outbox[0].shard = Shard::parse("1/2").ok();
+    config.outbox[0].other_shard = OtherShard::Skip;
+    let mut table = first();
+    let position = table.position.as_mut().unwrap();
+    (position.commit_lsn, position.index, position.part) = (Lsn(100), Some(1), Some(1));
+    let mut intake = Intake::new(&config, Epoch(1), &table, vec![topic(4)], T0);
+    feed(&mut intake, &[outbox(), begin(100)]);
+    // Of two shards, key-1 is of the first, key-2 of the second.
+    for (id, key) in
+        [("a", "key-2"), ("b", "key-1"), ("c", "key-2"), ("d", "key-1"), ("e", "key-2"), ("rest", "key-1")]
+    {
+        feed(&mut intake, &[insert(1, &[Some(id), Some("order"), Some(key), Some("made"), None])]);
+    }
+    feed(&mut intake, &[commit(100, 108)]);
+    intake.pace(T0);
+    let set = intake.take_sealed().remove(0);
+    assert_eq!((set.events, set.end.last.unwrap().index, intake.foreign()), (1, 2, 3));
+    assert!(String::from_utf8_lossy(&set.batches[0].bytes).contains("rest"));
+}
+
+#[test]
 fn transactions_without_events_move_the_idle_position_only() {
     let mut intake = intake(&first(), Transaction::default());
     feed(&mut intake, &[begin(100), message(true, "other", b"x"), commit(100, 108)]);
