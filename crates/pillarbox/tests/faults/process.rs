@@ -5,6 +5,7 @@
 use std::fs;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use serde_json::Value;
 
 use crate::harness::dice::Dice;
 use crate::harness::relay::Relay;
@@ -158,6 +159,12 @@ fn a_relay_without_files_says_so_and_goes_on_when_there_are_some() {
     let events = relay.count("events_total");
     relay.wait_count("events_total", events + 200, PATIENCE);
     assert_eq!(relay.terminate(PATIENCE).code(), Some(0));
+    let log = relay.log_from(0);
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let states: Vec<Value> =
+        lines.filter(|line| line["message"] == "pipeline").map(|line| line["state"].clone()).collect();
+    assert!(states.len() >= 4, "{states:?}");
+    assert!(states.windows(2).all(|two| two[0] != two[1]), "a state that goes on is told once: {states:?}");
 
     // How many are open before the first of its own is up to who starts it.
     for few in [
