@@ -17,33 +17,35 @@
 //! I/O and order only: what a frame means is decided by [`Intake`], what may be confirmed by the
 //! ledger inside it. Never waits without sending status updates.
 
+mod attend;
+mod frames;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use pillarbox_failpoint::{Step, hit};
-use pillarbox_wire::lsn::{Lsn, PgTimestamp};
+use pillarbox_wire::lsn::Lsn;
 use pillarbox_wire::position::Epoch;
 use tokio::sync::mpsc;
 
-use super::acquire::{Acquired, NotAcquired, acquire, is_busy};
+use self::frames::Took;
+use super::acquire::{Acquired, NotAcquired, acquire};
 use super::board::Board;
 use super::budget::{Budget, Stage};
-use super::intake::{CommittedSet, Intake, Now, Taken};
+use super::intake::{Intake, Now};
 use super::messages::{Command, Event, HandedSet, Inbox, Plan, ReaderEnd};
 use super::pace::{Due, HotPause, Rest};
 use super::remarks::Remarks;
-use super::silence::{self, Silence, Verdict};
+use super::silence::Silence;
 use crate::config::Config;
 use crate::error::{Class, Code, Fault};
 use crate::position::confirm::COMMIT_STALL_MAX;
-use crate::source::{Attempt, Frame, Frames, Link, SourceError};
+use crate::source::{Attempt, Frames, Link, SourceError};
 
 /// Shows the server and the standbys that we live.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// While commits come in they are confirmed at most this often: each status wakes the walsender.
 const CONFIRM_INTERVAL: Duration = Duration::from_millis(200);
-/// A drain reads on to the end of the open transaction for this long.
-const DRAIN_READ_MAX: Duration = Duration::from_secs(5);
 /// Frames taken before the clock is looked at again. All of one read where it is for a set that is due: none stays behind.
 const FRAMES_PER_LOOK: usize = 64;
 
@@ -303,205 +305,6 @@ impl Streaming {
         }
     }
 
-    /// Takes what is buffered, `most` frames of it; reads once where nothing is.
-    fn take_frames(&mut self, frames: &mut Frames, most: usize) -> Result<Took, Fault> {
-        let now = self.now();
-        let mut taken = 0;
-        while taken < most && !self.intake.is_full() {
-            let Some(frame) = frames.next().map_err(|error| self.frame_fault(&error))? else { break };
-            taken += 1;
-            match self.take_frame(&frame, now)? {
-                Attention::Released => return Ok(Took::Released),
-                Attention::Late => return Ok(Took::Late),
-                Attention::GoOn | Attention::Changed => {}
-            }
-            if self.mode != Mode::Reading && self.intake.at_boundary() {
-                break;
-            }
-        }
-        if taken > 0 {
-            self.silence.heard(self.now().monotonic);
-            self.budget.spent(Stage::Take);
-            return Ok(Took::Some);
-        }
-        let read = self.read(frames)?;
-        // In a backlog the pause comes once the socket is empty, so that it bounds no rate.
-        let more = !self.intake.is_hot() || self.link.has_more();
-        Ok(if read > 0 && more { Took::Some } else { Took::Nothing })
-    }
-
-    /// Reads once what is there.
-    fn read(&mut self, frames: &mut Frames) -> Result<usize, Fault> {
-        let read = self.link.read_into(frames).map_err(|error| stream_fault(&self.config, &error))?;
-        self.budget.spent(Stage::Read);
-        let now = self.now();
-        if read > 0 {
-            self.silence.heard(now.monotonic);
-        }
-        self.intake.heat(read, now);
-        self.pause.read(read);
-        Ok(read)
-    }
-
-    /// Everything that came was read: whether somebody is there at all.
-    fn listen(&mut self, wants_frames: bool) -> Result<(), Fault> {
-        if !wants_frames {
-            self.silence.heard(self.now().monotonic);
-        }
-        match self.silence.look(self.now().monotonic) {
-            Verdict::Fine => {}
-            Verdict::Ask => (self.asks, self.asked) = (true, true),
-            Verdict::Suspect if is_busy(&self.config) => self.silence.heard(self.now().monotonic),
-            Verdict::Suspect => return Err(silence::fault(&self.config.postgres.slot)),
-        }
-        Ok(())
-    }
-
-    fn frame_fault(&self, error: &SourceError) -> Fault {
-        let fault = stream_fault(&self.config, error);
-        match self.intake.next_place() {
-            Some(place) if fault.code == Code::EventTooLarge => {
-                Fault { message: format!("{place} cannot be received"), ..fault }
-            }
-            _ => fault,
-        }
-    }
-
-    /// Released or late when that came before the frame could be taken.
-    fn take_frame(&mut self, frame: &Frame<'_>, now: Now) -> Result<Attention, Fault> {
-        match frame {
-            Frame::XLogData { data, sent_at, .. } => return self.take_data(data, *sent_at, now),
-            Frame::Keepalive { wal_end, reply_requested } => {
-                self.intake.keepalive(*wal_end, *reply_requested)?;
-                self.asked |= *reply_requested;
-            }
-            Frame::Notice(notice) if notice.routine == "LoadPublications" => {
-                let message =
-                    format!("Postgres skipped publication \"{}\"", self.config.postgres.publication);
-                return Err(Fault::new(Code::PublicationSkipped, message).because(notice.message).hint(
-                    "the publication did not exist when these changes were made: rows are missing from the stream; nothing was confirmed beyond them",
-                ));
-            }
-            Frame::Notice(notice) => {
-                tracing::warn!(sqlstate = notice.sqlstate, routine = notice.routine, "notice from Postgres");
-            }
-            Frame::End => {
-                return Err(Fault::new(Code::PgProtocol, "Postgres ended the stream: it shuts down"));
-            }
-        }
-        Ok(Attention::GoOn)
-    }
-
-    fn take_data(&mut self, data: &[u8], sent_at: PgTimestamp, mut now: Now) -> Result<Attention, Fault> {
-        loop {
-            let waited = match self.intake.take(data, sent_at, now)? {
-                Taken::Done => return Ok(Attention::GoOn),
-                Taken::Again => {
-                    self.settle();
-                    Attention::GoOn
-                }
-                Taken::NeedsRoom => {
-                    self.settle();
-                    self.wait_for_change()?
-                }
-                Taken::NeedsTopic(wanted) => {
-                    tell(&self.events, Event::NeedTopic(wanted.clone()));
-                    self.wait_for_topic(&wanted.name)?
-                }
-            };
-            if matches!(waited, Attention::Released | Attention::Late) {
-                return Ok(waited);
-            }
-            now = self.now();
-        }
-    }
-
-    fn wait_for_topic(&mut self, name: &str) -> Result<Attention, Fault> {
-        while !self.intake.knows_topic(name) {
-            let waited = self.wait_for_change()?;
-            if waited != Attention::Changed {
-                return Ok(waited);
-            }
-        }
-        Ok(Attention::Changed)
-    }
-
-    /// Waits, with a frame at hand, until a command changes something. Never `GoOn`.
-    fn wait_for_change(&mut self) -> Result<Attention, Fault> {
-        self.budget.spent(Stage::Take);
-        loop {
-            match self.attend()? {
-                Attention::GoOn => {}
-                attention => return Ok(attention),
-            }
-            if matches!(self.mode, Mode::Draining { read_until } if Instant::now() >= read_until) {
-                return Ok(Attention::Late);
-            }
-            self.wait(false, Due::Later)?;
-        }
-    }
-
-    /// Commands, status updates, the stall rule.
-    fn attend(&mut self) -> Result<Attention, Fault> {
-        let mut attention = Attention::GoOn;
-        while let Some(command) = self.inbox.next() {
-            match command {
-                Command::Committed(set) => {
-                    self.committed(set);
-                    attention = Attention::Changed;
-                }
-                Command::Topic(topic) => {
-                    self.intake.learn((*topic)?);
-                    attention = Attention::Changed;
-                }
-                Command::Pause(true) if self.mode == Mode::Reading => self.mode = Mode::Pausing,
-                Command::Pause(false) if matches!(self.mode, Mode::Pausing | Mode::Paused) => self.resume(),
-                Command::Lineage(nonce) => {
-                    let now = self.now();
-                    self.intake.lineage(nonce, now);
-                }
-                Command::Drain => {
-                    hit(Step::DrainBegun);
-                    self.mode = Mode::Draining { read_until: Instant::now() + DRAIN_READ_MAX };
-                }
-                Command::Release => return Ok(Attention::Released),
-                Command::Pause(_) | Command::Stream(_) => {}
-            }
-        }
-        if self.intake.in_flight() == 0 {
-            self.progress_at = Instant::now();
-        } else if self.progress_at.elapsed() >= COMMIT_STALL_MAX {
-            return Err(stalled("nothing could be committed to Kafka"));
-        }
-        if self.status_due() {
-            self.send_status()?;
-        }
-        Ok(attention)
-    }
-
-    fn committed(&mut self, set: CommittedSet) {
-        self.progress_at = Instant::now();
-        let (paused, now) = (set.end.paused, self.now());
-        self.intake.committed(set, now);
-        // Only now: whoever is told that the pipeline is paused relies on a restart to keep it so.
-        if std::mem::replace(&mut self.paused_told, paused) != paused {
-            hit(Step::PauseCommitted);
-            tell(&self.events, Event::Paused(paused));
-        }
-    }
-
-    fn resume(&mut self) {
-        let was_paused = self.mode == Mode::Paused;
-        self.mode = Mode::Reading;
-        if was_paused {
-            let now = self.now();
-            self.intake.seal_paused(false, now);
-        } else {
-            // No checkpoint has said that it is paused.
-            tell(&self.events, Event::Paused(false));
-        }
-    }
-
     /// Seals what is due and hands it to the sink.
     fn settle(&mut self) -> Due {
         let now = self.now();
@@ -550,32 +353,6 @@ impl Streaming {
         complete && self.intake.in_flight() == 0
     }
 
-    fn status_due(&self) -> bool {
-        let elapsed = self.status_at.elapsed();
-        let moved = self.intake.confirmed() > self.confirmed && elapsed >= CONFIRM_INTERVAL;
-        self.asked || moved || elapsed >= STATUS_INTERVAL
-    }
-
-    fn send_status(&mut self) -> Result<(), Fault> {
-        let confirmed = self.intake.confirmed();
-        assert!(confirmed >= self.confirmed, "I2: the confirmed position never goes back");
-        let moved = confirmed > self.confirmed;
-        if moved {
-            hit(Step::ConfirmReady);
-        }
-        let asks = std::mem::take(&mut self.asks);
-        self.link.send_status(confirmed, asks).map_err(|error| stream_fault(&self.config, &error))?;
-        if moved {
-            hit(Step::Confirmed);
-        }
-        self.confirmed = confirmed;
-        self.status_at = Instant::now();
-        self.asked = false;
-        self.board.confirmed(confirmed, self.intake.server_lsn());
-        self.remarks.look(&self.intake, &self.board);
-        Ok(())
-    }
-
     /// Waits for the socket, the doorbell or the next thing that is due.
     fn wait(&mut self, want_read: bool, due: Due) -> Result<(), Fault> {
         let mut timeout = STATUS_INTERVAL.saturating_sub(self.status_at.elapsed());
@@ -598,18 +375,6 @@ impl Streaming {
     fn now(&self) -> Now {
         now_since(self.origin)
     }
-}
-
-/// What [`Streaming::take_frames`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Took {
-    /// Frames, or bytes that may hold some: look again at once.
-    Some,
-    /// Nothing, or bytes in a backlog: pause first.
-    Nothing,
-    /// See [`Attention::Late`].
-    Late,
-    Released,
 }
 
 fn now_since(origin: Instant) -> Now {

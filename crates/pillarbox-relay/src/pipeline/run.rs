@@ -1,6 +1,6 @@
 //! The supervisor: hears what happens, asks the machine, performs what it says.
 //!
-//! Decides nothing itself. Runs on the caller's runtime, beside topic lookups and lineage updates.
+//! Decides nothing itself. Runs on the caller's runtime.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,154 +11,22 @@ use pillarbox_wire::lsn::Lsn;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::arrivals::Arrivals;
 use super::board::Board;
+use super::handle::{Ended, Handle, Options, Request};
 use super::messages::{Command, Event, HandedSet, Outlet, ReaderEnd, SETS_QUEUED_MAX, inbox};
 use super::state::{Action, Deadlines, Gone, Input, Lifecycle};
-use super::status::{State, Status};
-use super::{acquire, reader, task};
-use crate::config::{Config, TableName};
+use super::status::State;
+use super::{reader, task};
+use crate::config::Config;
 use crate::error::{Class, Code, Fault};
 use crate::housekeeping::Duty;
 use crate::position::lineage::SourceFacts;
-use crate::route::WantedTopic;
 use crate::sink::{self, recover};
-use crate::sql::Lineage;
 
 /// Events that may wait for the supervisor.
 const EVENTS_MAX: usize = 64;
-/// How often a leader gives the database a new nonce: a clone older than this is recognised.
-const LINEAGE_INTERVAL: Duration = Duration::from_secs(10);
-/// A topic lookup is tried this often before its fault reaches the reader.
-const TOPIC_TRIES: u32 = 5;
-/// The wait before the first repeated lookup; it doubles.
-const TOPIC_BACKOFF: Duration = Duration::from_millis(200);
 /// Looking up the checkpoint for a fault's message must not delay the halt.
 const GAP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How a pipeline runs.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Unreachable servers before the first streaming end the run after this.
-    pub start_deadline: Duration,
-    /// A drain takes this long at most.
-    pub drain_deadline: Duration,
-    /// End instead of staying up when a person must act.
-    pub exit_on_halt: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            start_deadline: Duration::from_secs(30),
-            drain_deadline: Duration::from_secs(20),
-            exit_on_halt: false,
-        }
-    }
-}
-
-/// How a pipeline ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// It was told to stop; what was complete is committed and confirmed.
-    Stopped,
-    /// A person must act (only with [`Options::exit_on_halt`]).
-    Halted(Fault),
-    /// It never streamed: a server is not there, or refuses.
-    Unreachable(Fault),
-}
-
-/// A request from outside.
-enum Request {
-    Stop,
-    Pause(bool, oneshot::Sender<Result<(), Fault>>),
-}
-
-/// A running pipeline.
-pub struct Handle {
-    requests: mpsc::Sender<Request>,
-    board: Arc<Board>,
-    supervisor: JoinHandle<Ended>,
-}
-
-impl Handle {
-    /// The status, as it changes.
-    pub fn status(&self) -> watch::Receiver<Arc<Status>> {
-        self.board.subscribe()
-    }
-
-    /// Its state, as it changes: [`Handle::status`] changes with every commit, too.
-    pub fn state(&self) -> watch::Receiver<State> {
-        self.board.subscribe_state()
-    }
-
-    /// What has reached Kafka.
-    pub fn arrivals(&self) -> Arc<Arrivals> {
-        Arc::clone(&self.board.arrivals)
-    }
-
-    /// Drains and ends; calling it again changes nothing.
-    pub fn stop(&self) {
-        let _ = self.requests.try_send(Request::Stop);
-    }
-
-    /// Commits what is open, then relays nothing until resumed, restarts included.
-    ///
-    /// # Errors
-    /// When the pipeline does not stream.
-    pub async fn pause(&self) -> Result<(), Fault> {
-        self.controls().pause().await
-    }
-
-    /// Goes on.
-    ///
-    /// # Errors
-    /// When the pipeline does not stream.
-    pub async fn resume(&self) -> Result<(), Fault> {
-        self.controls().resume().await
-    }
-
-    /// Pause and resume for whoever does not own the handle.
-    pub fn controls(&self) -> Controls {
-        Controls { requests: self.requests.clone() }
-    }
-
-    /// Waits for the end.
-    pub async fn join(self) -> Ended {
-        self.supervisor.await.expect("the supervisor's panic ends the process")
-    }
-}
-
-/// Pause and resume.
-#[derive(Clone)]
-pub struct Controls {
-    requests: mpsc::Sender<Request>,
-}
-
-impl Controls {
-    /// See [`Handle::pause`].
-    ///
-    /// # Errors
-    /// When the pipeline does not stream.
-    pub async fn pause(&self) -> Result<(), Fault> {
-        self.set_paused(true).await
-    }
-
-    /// See [`Handle::resume`].
-    ///
-    /// # Errors
-    /// When the pipeline does not stream.
-    pub async fn resume(&self) -> Result<(), Fault> {
-        self.set_paused(false).await
-    }
-
-    async fn set_paused(&self, paused: bool) -> Result<(), Fault> {
-        let (answer, answered) = oneshot::channel();
-        let gone = || Fault::new(Code::PipelineBusy, "the pipeline has ended");
-        self.requests.send(Request::Pause(paused, answer)).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
-    }
-}
 
 /// Starts a pipeline on the current runtime.
 pub fn start(config: Config, options: Options) -> Handle {
@@ -432,84 +300,10 @@ fn ended(fault: Option<Fault>) -> Ended {
     }
 }
 
-fn log(fault: &Fault) {
+pub(super) fn log(fault: &Fault) {
     let Fault { code, message, cause, hint } = fault;
     match fault.class() {
         Class::Retry => tracing::warn!(%code, cause, hint, "{message}"),
         _ => tracing::error!(%code, cause, hint, "{message}"),
     }
-}
-
-/// Finds out about a topic, creates one that never held an event if need be, and tells the reader.
-pub(super) async fn look_up_topic(config: Arc<Config>, wanted: WantedTopic, reader: Outlet) {
-    let mut backoff = TOPIC_BACKOFF;
-    let mut tries = 1;
-    let found = loop {
-        let found = match sink::connect(&config).await {
-            Ok(cluster) => match &wanted.recorded {
-                Some(record) => sink::topics::again(&cluster, &wanted.name, record).await,
-                None => sink::topics::resolve(&cluster, &config, &wanted.name).await,
-            },
-            Err(fault) => Err(fault),
-        };
-        match found {
-            Err(fault) if fault.class() == Class::Retry && tries < TOPIC_TRIES => {
-                tracing::warn!(code = %fault.code, cause = fault.cause, "{}", fault.message);
-                tokio::time::sleep(backoff).await;
-                backoff *= 2;
-                tries += 1;
-            }
-            found => break found,
-        }
-    };
-    reader.send(Command::Topic(Box::new(found)));
-}
-
-/// Gives the database a new nonce at once and then every [`LINEAGE_INTERVAL`], and looks whether the
-/// publication still publishes the outbox tables: where it does not, the stream is silent. A connection
-/// that breaks is told: the server may be shutting down while the reader does not look at its socket.
-pub(super) async fn advance_lineage(mut lineage: Lineage, config: Arc<Config>, events: mpsc::Sender<Event>) {
-    let mut tick = tokio::time::interval(LINEAGE_INTERVAL);
-    let mut looked_at = None;
-    loop {
-        tick.tick().await;
-        let advanced = lineage.advance(config.pipeline.as_str()).await;
-        let looked = match advanced {
-            Ok(nonce) => {
-                hit(Step::LineageAdvanced);
-                let _ = events.send(Event::Lineage(nonce.to_string())).await;
-                look_at_publication(&mut lineage, &config, &mut looked_at).await
-            }
-            Err(fault) => Err(fault),
-        };
-        match looked {
-            Ok(()) => {}
-            Err(fault) if fault.class() == Class::Halt => {
-                let _ = events.send(Event::SqlLost(fault)).await;
-                return;
-            }
-            Err(fault) if matches!(fault.code, Code::PgUnreachable | Code::PgProtocol) => {
-                let _ = events.send(Event::SqlLost(fault)).await;
-                return;
-            }
-            Err(fault) => log(&fault),
-        }
-    }
-}
-
-/// Halts where rows are written that the stream does not have. `looked_at` is where WAL ended at the last look.
-async fn look_at_publication(
-    lineage: &mut Lineage,
-    config: &Config,
-    looked_at: &mut Option<String>,
-) -> Result<(), Fault> {
-    let tables: Vec<TableName> = config.outbox.iter().map(|outbox| outbox.table.clone()).collect();
-    let Some((state, end)) = lineage.publication(&tables).await? else { return Ok(()) };
-    let since = looked_at.as_deref().unwrap_or("the start");
-    acquire::serves(config, &state).map_err(|fault| {
-        let found = fault.cause.as_ref().map(|cause| format!("{cause}; ")).unwrap_or_default();
-        fault.because(format!("{found}seen at {end}: rows written since {since} may not have been relayed"))
-    })?;
-    *looked_at = Some(end);
-    Ok(())
 }

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use super::arrivals::Arrivals;
 use super::board::Board;
 use super::messages::{Event, Outlet};
-use super::{reader, run};
+use super::{beside, reader};
 use crate::config::Config;
 use crate::error::{Code, Fault};
 use crate::housekeeping::{self, Duty};
@@ -85,13 +85,13 @@ pub(super) fn supervisor<T: Send + 'static>(work: impl Future<Output = T> + Send
 
 /// Finds out about a topic for the reader.
 pub(super) fn topic(config: Arc<Config>, wanted: WantedTopic, reader: Outlet) {
-    tokio::spawn(run::look_up_topic(config, wanted, reader));
+    tokio::spawn(beside::look_up_topic(config, wanted, reader));
 }
 
 /// Keeps the lineage nonce moving while we lead.
 pub(super) fn lineage(config: Arc<Config>, events: mpsc::Sender<Event>) -> JoinHandle<()> {
     let name = format!("pillarbox/{}", config.pipeline);
-    tokio::spawn(run::advance_lineage(Lineage::new(&config.postgres, &name), config, events))
+    tokio::spawn(beside::advance_lineage(Lineage::new(&config.postgres, &name), config, events))
 }
 
 /// Wakes those who wait for events to arrive.
