@@ -15,6 +15,8 @@ use pillarbox_lab::{Kafka, KafkaOptions};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use support::{Topics, batch, config, next_committed};
 
 const TOPIC: &str = "orders";
@@ -48,7 +50,7 @@ fn a_decided_transaction_is_waited_for_where_its_marker_cannot_be_written() {
         let cluster = Cluster::connect(config(&bootstrap)).await.unwrap();
         // Not before the kill: librdkafka sends to the controller it saw first, were it gone or not.
         let rdkafka = rdkafka(&bootstrap);
-        let before = commit_with_a_marker_that_is_refused(&cluster, &rdkafka).await;
+        let before = commit_with_a_marker_that_is_refused(&cluster, &rdkafka, &bootstrap).await;
         let ids: Vec<String> = (0..8).map(|n| format!("pillarbox.orders.{n}")).collect();
         let watched = [TOPIC, PLENTY, CHECKPOINT].map(|name| (name.to_owned(), 1));
         let report = markers::restore(&cluster, &ids, &watched).await.unwrap();
@@ -70,6 +72,7 @@ fn a_decided_transaction_is_waited_for_where_its_marker_cannot_be_written() {
 async fn commit_with_a_marker_that_is_refused(
     cluster: &Cluster,
     rdkafka: &AdminClient<DefaultClientContext>,
+    bootstrap: &str,
 ) -> i64 {
     let topics = Topics::find(cluster, TOPIC, CHECKPOINT).await;
     let plenty = Topics::find(cluster, PLENTY, CHECKPOINT).await;
@@ -86,6 +89,7 @@ async fn commit_with_a_marker_that_is_refused(
     }
     // Nobody drives the producer meanwhile.
     in_sync_min(rdkafka, 2).await;
+    until_refused(bootstrap).await;
     next_committed(&mut producer).await;
     before
 }
@@ -107,14 +111,23 @@ fn follower(rdkafka: &AdminClient<DefaultClientContext>) -> usize {
     usize::try_from(*follower).unwrap()
 }
 
-/// Sets `min.insync.replicas` of the topic, and waits until its leader goes by it.
+/// Sets `min.insync.replicas` of the topic: the controller has it, its leader follows.
 async fn in_sync_min(rdkafka: &AdminClient<DefaultClientContext>, replicas: u32) {
     let replicas = replicas.to_string();
     let change = AlterConfig::new(ResourceSpecifier::Topic(TOPIC)).set("min.insync.replicas", &replicas);
     let changed = rdkafka.alter_configs([&change], &AdminOptions::new()).await.unwrap();
     assert!(changed.iter().all(Result::is_ok), "{changed:?}");
-    // The controller has it; brokers follow within a heartbeat, on a busy machine within several.
-    tokio::time::sleep(Duration::from_secs(3)).await;
+}
+
+/// Writes records of nobody's until the leader refuses one.
+async fn until_refused(bootstrap: &str) {
+    let client: FutureProducer =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).set("retries", "0").create().unwrap();
+    until("its leader goes by what is set", async || {
+        let sent = client.send(FutureRecord::<(), [u8]>::to(TOPIC).payload(&[]), LIMIT).await;
+        matches!(sent, Err((KafkaError::MessageProduction(RDKafkaErrorCode::NotEnoughReplicas), _)))
+    })
+    .await;
 }
 
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
