@@ -1,6 +1,6 @@
 //! A running pipeline, as whoever started it holds it: what it does, and stop, pause and resume.
 //!
-//! Every call is a message to the supervisor. Must never touch the pipeline itself.
+//! What changes it is a message to the supervisor, what looks at it reads the board. Must never touch the pipeline itself.
 
 use std::sync::Arc;
 use std::time::Duration;
